@@ -1,0 +1,187 @@
+"""What SQLAlchemy does not tell us about a backend: one object, with defaults that any async dialect can live with."""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+from sqlalchemy import URL, event
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+from sqlalchemy.sql.compiler import IdentifierPreparer
+
+from manydb import errors
+from manydb.dialects import execution
+from manydb.dialects.catalog import Catalog
+from manydb.dialects.grammar import STANDARD, Grammar
+from manydb.dialects.rows import Rows
+from manydb.settings import Access
+
+__all__ = ["Dialect", "Rows", "original"]
+
+
+class Dialect:
+    """Facts about one backend.
+
+    Engines are made in AUTOCOMMIT: SQLAlchemy begins nothing, and `begin` opens the transaction with its limits. A
+    connection that comes back is rolled back and stripped of what its user left in it (`scrub`) before it is lent.
+    """
+
+    name: ClassVar[str] = "generic"
+    title: ClassVar[str] = "SQL database"
+    default_driver: ClassVar[str] = ""
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """What a URL may begin with, besides ``name+driver``."""
+    default_port: ClassVar[int | None] = None
+    options: ClassVar[Mapping[str, str]] = {}
+    """URL options: every accepted spelling → its canonical one."""
+    explain_prefix: ClassVar[str] = "EXPLAIN "
+    analyze_prefix: ClassVar[str] = ""
+    """Runs the statement and reports what happened; empty where a database cannot."""
+    note: ClassVar[str] = ""
+    """What a writer of SQL for other databases most often gets wrong here: part of a syntax error's reply."""
+    grammar: ClassVar[Grammar] = STANDARD
+    catalog: ClassVar[Catalog] = Catalog()
+
+    # -- registration ------------------------------------------------------------------------------------------------
+
+    def normalise(self, url: URL) -> URL:
+        """The one spelling of *url*: two URLs that mean the same database become equal. Raises BadParameter."""
+        query: dict[str, str] = {}
+        for key, value in url.query.items():
+            canonical = self.options.get(key.lower())
+            if canonical is None:
+                known = ", ".join(sorted(set(self.options))) or "none"
+                raise errors.BadParameter(f"{self.title} URLs have no option {key!r}; known: {known}")
+            text = value if isinstance(value, str) else ",".join(value)
+            if query.get(canonical, text) != text:
+                raise errors.BadParameter(f"the URL gives {canonical!r} twice, with different values")
+            query[canonical] = text
+        return url.set(
+            host=url.host.lower() if url.host else None,
+            port=url.port or self.default_port if url.host else None,
+            query=query,
+        )
+
+    def quote(self, name: str) -> str:
+        """*name* as SQL, quoted only where this database needs it."""
+        return self._preparer.quote(name)
+
+    @cached_property
+    def _preparer(self) -> IdentifierPreparer:
+        driver = f"+{self.default_driver}" if self.default_driver else ""
+        if self.name == Dialect.name:
+            return DefaultDialect().identifier_preparer
+        return URL.create(f"{self.name}{driver}").get_dialect()().identifier_preparer
+
+    def location(self, url: URL) -> str:
+        """Where *url* leads, without credentials: ``db.example.com:5432/sales``."""
+        host = f"{url.host}:{url.port}" if url.port else url.host or ""
+        return f"{host}/{url.database or ''}"
+
+    # -- engines -----------------------------------------------------------------------------------------------------
+
+    def driver_url(self, url: URL, access: Access) -> URL:  # noqa: ARG002 - for those who need it
+        """What SQLAlchemy is given: options travel as `connect_args`."""
+        return url.set(query={})
+
+    def connect_args(self, url: URL, access: Access, connect_timeout: float) -> dict[str, Any]:  # noqa: ARG002
+        """The driver's arguments for *url*'s options. Raises TlsFailed for certificates that cannot be read."""
+        return {}
+
+    def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
+        """Keyword arguments of ``create_async_engine`` that this backend needs."""
+        return {}
+
+    def prepare(self, engine: AsyncEngine, access: Access) -> None:
+        """Attach what every connection of *engine* needs."""
+        event.listen(engine.sync_engine, "connect", lambda dbapi, _: self.on_connect(dbapi, access))
+
+        def reset(dbapi: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+            if not state.terminate_only:
+                self.scrub(dbapi, record, access)
+
+        event.listen(engine.sync_engine, "reset", reset)
+
+    def on_connect(self, dbapi: Any, access: Access) -> None:
+        """Set up a new connection; runs inside SQLAlchemy's greenlet."""
+
+    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
+        """Undo whatever the last user did to the connection; an exception makes the pool drop it."""
+        dbapi.rollback()
+
+    # -- a call ------------------------------------------------------------------------------------------------------
+
+    async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ARG002, ASYNC109
+        """Open a transaction that ends by itself after *timeout* seconds and, if *read_only*, cannot write."""
+        await connection.exec_driver_sql("BEGIN")
+
+    async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+        """Run one statement in the open transaction and read at most *limit* rows."""
+        return await execution.fetch(connection, sql, args, limit)
+
+    def explained(self, connection: AsyncConnection, sql: str, *, analyze: bool) -> str:  # noqa: ARG002
+        """The statement that tells how *sql* is run."""
+        return (self.analyze_prefix if analyze else self.explain_prefix) + sql
+
+    async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
+        """Stop what the driver connection *raw* is running, where cancelling its task does not do so.
+
+        *side* makes an engine without a pool to the same database, for a connection beside the busy one.
+        """
+
+    async def server_version(self, connection: AsyncConnection) -> str:
+        """Product and version, as a person would say them."""
+        version = connection.dialect.server_version_info or ()
+        return f"{self.title} {'.'.join(map(str, version))}"
+
+    # -- errors ------------------------------------------------------------------------------------------------------
+
+    def error(self, exc: BaseException) -> errors.ManydbError:
+        """Our error for what the driver raised, by the database's code and never by the text of the message."""
+        return errors.Internal(f"the database driver failed: {type(exc).__name__}")
+
+    def connect_error(self, exc: BaseException, url: URL) -> errors.ManydbError:
+        """Our error for what went wrong while connecting to *url*."""
+        place = self.location(url)
+        for cause in _causes(exc):
+            for kind, error, sentence in _UNREACHED:
+                if isinstance(cause, kind):
+                    return error(sentence.format(place=place))
+        known = self.error(exc)
+        if isinstance(known, errors.Internal):
+            return errors.Unreachable(f"{place} cannot be reached: {type(original(exc)).__name__}")
+        return known
+
+
+# What the operating system says of a database that was not reached; the first that fits tells most.
+_UNREACHED: tuple[tuple[type[BaseException], type[errors.ManydbError], str], ...] = (
+    (ssl.SSLCertVerificationError, errors.TlsFailed, "the certificate of {place} is not trusted"),
+    (ssl.SSLError, errors.TlsFailed, "no TLS with {place}"),
+    (socket.gaierror, errors.Unreachable, "the host name of {place} is not known"),
+    (TimeoutError, errors.Unreachable, "{place} does not answer"),
+    (ConnectionRefusedError, errors.Unreachable, "nobody listens at {place}"),
+    (ConnectionResetError, errors.Unreachable, "{place} closed the connection"),
+    (FileNotFoundError, errors.Unreachable, "nobody listens at {place}"),
+)
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """*exc* and everything it was raised from."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        yield seen
+        seen = (seen.orig if isinstance(seen, DBAPIError) else None) or seen.__cause__
+
+
+def original(exc: BaseException) -> BaseException:
+    """The driver's own exception inside SQLAlchemy's (and inside SQLAlchemy's asyncio adapters')."""
+    if isinstance(exc, DBAPIError) and exc.orig is not None:
+        exc = exc.orig
+    while exc.__cause__ is not None and getattr(exc, "sqlstate", None) is None and not exc.args:
+        exc = exc.__cause__
+    return exc

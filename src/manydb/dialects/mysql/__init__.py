@@ -1,0 +1,152 @@
+"""MySQL and MariaDB, through aiomysql (and, named explicitly, asyncmy)."""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from manydb import errors
+from manydb.dialects import base, tls
+from manydb.dialects.mysql import catalog, execution, grammar
+from manydb.dialects.rows import Rows
+from manydb.settings import Access
+
+_COM_SET_OPTION, _COM_RESET_CONNECTION = 0x1B, 0x1F
+_MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
+# Pinned for each call: the text was read under these rules, and values are written under them.
+_SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+# By error number; the names are those of the servers' manuals.
+_ERRORS: dict[int, type[errors.ManydbError]] = {
+    number: kind
+    for kind, numbers in {
+        errors.Unreachable: (1040, 1049, 1053, 1203, 1226, 1927, 2002, 2003, 2005, 2006, 2013),
+        errors.AuthFailed: (1045, 1698),
+        errors.TlsFailed: (2026, 3159),
+        errors.Forbidden: (1044, 1142, 1143, 1227, 1370),
+        errors.ReadOnly: (1290, 1792, 1836),
+        errors.SqlSyntax: (1064, 1065),
+        errors.UnknownTable: (1051, 1109, 1146),
+        errors.UnknownColumn: (1054,),
+        errors.BadParameter: (1264, 1292, 1366),
+        errors.ConstraintViolated: (1048, 1062, 1406, 1451, 1452, 3819, 4025),
+        errors.StatementTimeout: (1969, 3024),
+        errors.Conflict: (1020, 1205, 1213),
+        errors.Cancelled: (1317,),
+        errors.TooLarge: (1153,),
+        errors.Unsupported: (1235,),
+    }.items()
+    for number in numbers
+}
+
+
+class MySQL(base.Dialect):
+    name = "mysql"
+    title = "MySQL"
+    default_driver = "aiomysql"
+    schemes = ("mysql", "mariadb")
+    default_port = 3306
+    options = tls.OPTIONS | {
+        "charset": "charset", "default-character-set": "charset", "connect_timeout": "connect_timeout",
+        "connect-timeout": "connect_timeout", "application_name": "application_name", "program_name": "application_name",
+        "unix_socket": "unix_socket", "socket": "unix_socket",
+    }  # fmt: skip
+    grammar = grammar.GRAMMAR
+    catalog = catalog.MySQLCatalog()
+    analyze_prefix = "ANALYZE "
+    note = "names in `backticks`, strings in quotes; CONCAT() instead of ||; LIMIT n OFFSET m; no FULL JOIN, no ILIKE"
+
+    def normalise(self, url: URL) -> URL:
+        plain = super().normalise(url)
+        query = dict(plain.query)
+        if "sslmode" in query:
+            query["sslmode"] = tls.mode(str(query["sslmode"]))
+        if query.pop("charset", "utf8mb4") not in {"utf8mb4", "utf8"}:
+            raise errors.BadParameter("charset is utf8mb4")
+        if not str(query.get("connect_timeout", "1")).isdigit():
+            raise errors.BadParameter("connect_timeout is a whole number")
+        return plain.set(drivername=plain.drivername.replace("mariadb", "mysql"), query=query)
+
+    def connect_args(self, url: URL, access: Access, connect_timeout: float) -> dict[str, Any]:  # noqa: ARG002
+        query = {key: str(value) for key, value in url.query.items()}
+        arguments: dict[str, Any] = {
+            "connect_timeout": float(query.get("connect_timeout", 0)) or connect_timeout,
+            "charset": "utf8mb4",
+            **({"unix_socket": query["unix_socket"]} if "unix_socket" in query else {}),
+        }
+        if url.get_driver_name() == self.default_driver:
+            arguments["program_name"] = query.get("application_name", "manydb")
+        local = "unix_socket" in query or url.host in {None, "localhost", "127.0.0.1", "::1"}
+        # As the mysql client does, TLS is tried where the server has it; a loopback is private without.
+        chosen = query.get("sslmode", "disable" if local else "prefer")
+        if chosen not in {"disable", "allow"}:
+            arguments["ssl"] = tls.context(chosen, query.get("sslrootcert"), query.get("sslcert"), query.get("sslkey"))
+        return arguments
+
+    def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
+        return {"skip_autocommit_rollback": True}
+
+    def on_connect(self, dbapi: Any, access: Access) -> None:  # noqa: ARG002
+        # The drivers switch multi-statements on for everybody; with them "SELECT 1; DROP TABLE t" is one text.
+        dbapi.run_async(lambda raw: _command(raw, _COM_SET_OPTION, _MULTI_STATEMENTS_OFF))
+
+    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
+        record.info.clear()  # what is remembered there of the session's variables
+        # Rolls back; drops temporary tables, locks, user variables and session settings.
+        dbapi.run_async(lambda raw: _command(raw, _COM_RESET_CONNECTION, b""))
+
+    async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
+        maria = bool(getattr(connection.dialect, "is_mariadb", False))
+        limit = (
+            f"max_statement_time = {timeout:.3f}" if maria else f"max_execution_time = {max(1, round(timeout * 1000))}"
+        )
+        await connection.exec_driver_sql(
+            f"SET SESSION sql_mode = '{_SQL_MODE}', SESSION time_zone = '+00:00', SESSION lock_wait_timeout = 2, "
+            f"SESSION innodb_lock_wait_timeout = 2, SESSION {limit}, NAMES utf8mb4"
+        )
+        if read_only:
+            # START TRANSACTION READ ONLY alone lets DDL commit it; the session's own mode does not.
+            await connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+        await connection.exec_driver_sql("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
+
+    async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+        raw = (await connection.get_raw_connection()).driver_connection
+        return await (execution.fetch if _is_aiomysql(raw) else super().fetch)(connection, sql, args, limit)
+
+    def explained(self, connection: AsyncConnection, sql: str, *, analyze: bool) -> str:
+        if analyze and not getattr(connection.dialect, "is_mariadb", False):
+            return f"EXPLAIN ANALYZE {sql}"
+        return super().explained(connection, sql, analyze=analyze)
+
+    async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
+        """KILL QUERY over a connection of its own: cancelling the task only makes the driver stop listening."""
+        engine = side()
+        try:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(f"KILL QUERY {int(raw.thread_id())}")
+        finally:
+            await engine.dispose()
+
+    async def server_version(self, connection: AsyncConnection) -> str:
+        version = str((await connection.exec_driver_sql("SELECT version()")).scalar_one())
+        return f"{'MariaDB' if 'MariaDB' in version else self.title} {version.split('-')[0]}"
+
+    def error(self, exc: BaseException) -> errors.ManydbError:
+        cause = base.original(exc)
+        number = cause.args[0] if cause.args and isinstance(cause.args[0], int) else None
+        if number is None:
+            return super().error(exc)
+        message = str(cause.args[1]) if len(cause.args) > 1 else type(cause).__name__
+        return _ERRORS.get(number, errors.SqlSyntax)(message, errno=number)
+
+
+async def _command(raw: Any, command: int, payload: bytes) -> None:
+    """Send a protocol command that answers OK or ERR; the drivers have no public way."""
+    await raw._execute_command(command, payload)  # noqa: SLF001
+    await (raw._read_packet() if hasattr(raw, "_read_packet") else raw.read_packet())  # noqa: SLF001
+
+
+def _is_aiomysql(raw: Any) -> bool:
+    return type(raw).__module__.startswith("aiomysql")

@@ -1,0 +1,245 @@
+"""PostgreSQL's schema from pg_catalog: one query for everything that is asked for together.
+
+Each value is cast to text, int, bool or text[]: a session may have codecs of its own for the other types, JSON among
+them, which is why JSON travels as text here.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from manydb.dialects.catalog import Catalog, read_rows
+from manydb.dialects.schema import (
+    Column,
+    ColumnEntry,
+    ForeignKey,
+    Index,
+    IndexEntry,
+    Overview,
+    Relation,
+    Table,
+    TableName,
+    in_order,
+)
+
+# PostgreSQL keeps the prefix pg_ for itself: catalogs, TOAST and the temporary schemas of sessions.
+_USER_SCHEMA = "n.nspname <> 'information_schema' AND NOT starts_with(n.nspname::text, 'pg_')"
+
+_KIND = """CASE WHEN c.relispartition THEN 'partition' ELSE CASE c.relkind WHEN 'p' THEN 'partitioned_table'
+    WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized_view' WHEN 'f' THEN 'foreign_table' ELSE 'table' END END"""
+
+_OVERVIEW = f"""
+SELECT n.nspname::text, c.relname::text, {_KIND}, pg_table_is_visible(c.oid),
+       coalesce(obj_description(c.oid, 'pg_class'), ''),
+       CASE WHEN c.relkind IN ('r', 'm') AND c.reltuples >= 0 THEN c.reltuples::bigint END,
+       (SELECT count(*)::int FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}"""
+
+_COLUMNS = f"""
+SELECT n.nspname::text, c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
+       coalesce(d.description, '')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_description d ON d.classoid = 'pg_class'::regclass AND d.objoid = c.oid AND d.objsubid = a.attnum
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}
+ORDER BY c.oid, a.attnum"""
+
+_INDEXES = f"""
+SELECT n.nspname::text, c.relname::text, i.relname::text, x.indisunique,
+       ARRAY(SELECT pg_get_indexdef(x.indexrelid, k, true) FROM generate_series(1, x.indnkeyatts) k)
+FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_class i ON i.oid = x.indexrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT x.indisprimary AND c.relkind IN ('r', 'p', 'm') AND {_USER_SCHEMA}"""
+
+# Columns in the order of a key, from its array of attribute numbers.
+_KEY = """(SELECT json_agg(a.attname ORDER BY k.position) FROM unnest({numbers}) WITH ORDINALITY k(number, position)
+           JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = k.number)"""
+
+_FOREIGN_KEYS = """(SELECT json_agg(json_build_array(sn.nspname, s.relname, {columns}, tn.nspname, t.relname, {targets},
+                          f.confdeltype, f.confupdtype) ORDER BY sn.nspname, s.relname, f.conname)
+    FROM pg_constraint f
+    JOIN pg_class s ON s.oid = f.conrelid JOIN pg_namespace sn ON sn.oid = s.relnamespace
+    JOIN pg_class t ON t.oid = f.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+    WHERE f.contype = 'f' AND {side})"""
+
+
+def _foreign_keys_sql(side: str) -> str:
+    return _FOREIGN_KEYS.format(
+        columns=_KEY.format(numbers="f.conkey", table="f.conrelid"),
+        targets=_KEY.format(numbers="f.confkey", table="f.confrelid"),
+        side=side,
+    )
+
+
+_COLUMNS_OF_TABLE = """(SELECT json_agg(json_build_array(
+        a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
+        pg_get_expr(d.adbin, d.adrelid, true), a.attidentity, a.attgenerated,
+        pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%'
+            AND pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname) IS NOT NULL,
+        CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) || coalesce((
+            SELECT string_agg(' ' || pg_get_constraintdef(k.oid, true), '' ORDER BY k.conname)
+            FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '') END,
+        (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e
+         WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype)),
+        col_description(c.oid, a.attnum)) ORDER BY a.attnum)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
+
+_INDEXES_OF_TABLE = """(SELECT json_agg(json_build_array(i.relname, x.indisunique,
+        CASE WHEN m.amname <> 'btree' THEN m.amname END, pg_get_expr(x.indpred, x.indrelid, true),
+        (SELECT json_agg(pg_get_indexdef(x.indexrelid, k, true) ||
+             CASE WHEN x.indoption[k - 1] & 1 = 1 THEN ' desc' ELSE '' END ORDER BY k)
+         FROM generate_series(1, x.indnkeyatts) k),
+        (SELECT json_agg(pg_get_indexdef(x.indexrelid, k, true) ORDER BY k)
+         FROM generate_series(x.indnkeyatts + 1, x.indnatts) k)) ORDER BY i.relname)
+    FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
+    WHERE x.indrelid = c.oid AND NOT x.indisprimary
+      AND NOT EXISTS (SELECT FROM pg_constraint e WHERE e.conindid = x.indexrelid AND e.contype = 'x'))"""
+
+# Constraints of the partitions of a table repeat those of the table itself; conparentid marks the copies.
+_DESCRIBE = f"""
+SELECT n.nspname::text, c.relname::text, {_KIND}, coalesce(obj_description(c.oid, 'pg_class'), ''),
+       {_COLUMNS_OF_TABLE}::text,
+       (SELECT {_KEY.format(numbers="p.conkey", table="p.conrelid")}
+        FROM pg_constraint p WHERE p.conrelid = c.oid AND p.contype = 'p')::text,
+       {_INDEXES_OF_TABLE}::text,
+       ARRAY(SELECT pg_get_expr(k.conbin, k.conrelid, true) FROM pg_constraint k
+             WHERE k.conrelid = c.oid AND k.contype = 'c' ORDER BY k.conname),
+       {_foreign_keys_sql("f.conrelid = c.oid")}::text,
+       {_foreign_keys_sql("f.confrelid = c.oid AND f.conparentid = 0")}::text,
+       CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid, true) ELSE '' END,
+       array_remove(ARRAY[
+           CASE WHEN c.relkind = 'p' THEN 'partition by ' || pg_get_partkeydef(c.oid) END,
+           (SELECT CASE WHEN c.relispartition THEN 'partition of ' ELSE 'inherits ' END || h.inhparent::regclass
+                   || coalesce(' ' || pg_get_expr(c.relpartbound, c.oid), '')
+            FROM pg_inherits h WHERE h.inhrelid = c.oid ORDER BY h.inhseqno LIMIT 1),
+           (SELECT 'foreign server ' || quote_ident(v.srvname) FROM pg_foreign_table g
+            JOIN pg_foreign_server v ON v.oid = g.ftserver WHERE g.ftrelid = c.oid),
+           CASE WHEN c.relrowsecurity THEN 'row level security' END], NULL)
+       || ARRAY(SELECT 'exclude' || substr(pg_get_constraintdef(k.oid, true), 8) FROM pg_constraint k
+                WHERE k.conrelid = c.oid AND k.contype = 'x' ORDER BY k.conname)
+FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS asked(schema, name)
+JOIN pg_namespace n ON n.nspname = asked.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = asked.name
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+
+_ACTIONS = {"r": "restrict", "c": "cascade", "n": "set null", "d": "set default"}
+_SHORT_TYPES = (
+    (re.compile(r"^character varying"), "varchar"),
+    (re.compile(r"^character(?=\(|\[|$)"), "char"),
+    (re.compile(r"^(timestamp|time)(\(\d\))? with time zone"), r"\1tz\2"),
+    (re.compile(r"^(timestamp|time)(\(\d\))? without time zone"), r"\1\2"),
+)
+# Quoted names and whole literals are consumed, so that nothing inside them is taken for a cast.
+_CAST_LITERAL = re.compile(
+    r"""("(?:[^"]|"")*")|('(?:[^']|'')*')(?:::(?:character varying|text|bpchar)(?:\(\d+\))?(?![\w\[]))?"""
+)
+_ANY_OF_LITERALS = re.compile(
+    r"(\"(?:[^\"]|\"\")+\"|\w+)(?:::text)? = ANY \(\(?ARRAY\[((?:'(?:[^']|'')*'(?:, )?)+)\]\)?(?:::text\[\])?\)"
+)
+
+
+class PostgreSQLCatalog(Catalog):
+    async def overview(self, conn: AsyncConnection) -> Overview:
+        ((default,),) = await read_rows(conn, "SELECT current_schema()::text")
+        return Overview(tuple(map(_relation, await read_rows(conn, _OVERVIEW))), default)
+
+    async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
+        return tuple(
+            ColumnEntry(schema, table, name, short_type(type_text), comment)
+            for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
+        )
+
+    async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:
+        return tuple(
+            IndexEntry(schema, table, name, tuple(columns), unique)
+            for schema, table, name, unique, columns in await read_rows(conn, _INDEXES)
+        )
+
+    async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
+        asked = {"schemas": [name.schema for name in names], "names": [name.name for name in names]}
+        found = await conn.execute(text(_DESCRIBE), asked)
+        return in_order(map(_table, found), names)
+
+
+def _relation(row: Sequence[Any]) -> Relation:
+    schema, name, kind, visible, comment, estimate, columns = row
+    return Relation(schema, name, kind, visible, comment, estimate, columns)
+
+
+def _table(row: Sequence[Any]) -> Table:
+    """One row of the describing query; the plurals but *checks* and *notes* are JSON, null where there is none."""
+    schema, name, kind, comment, columns, primary_key, indexes, checks, keys, references, definition, notes = row
+    return Table(
+        schema,
+        name,
+        kind,
+        comment,
+        columns=tuple(map(_column, _array(columns))),
+        primary_key=tuple(_array(primary_key)),
+        indexes=tuple(map(_index, _array(indexes))),
+        checks=tuple(map(plain_expression, checks)),
+        foreign_keys=tuple(map(_foreign_key, _array(keys))),
+        referenced_by=tuple(map(_foreign_key, _array(references))),
+        definition=definition.strip().removesuffix(";"),
+        notes=tuple(notes),
+    )
+
+
+def _array(json_text: str | None) -> list[Any]:
+    return json.loads(json_text) or [] if json_text else []
+
+
+def _column(row: Sequence[Any]) -> Column:
+    name, type_text, nullable, expression, identity, generated, serial, base, values, comment = row
+    plain = plain_expression(expression).removesuffix(f"::{type_text}") if expression else None
+    counted = "identity" if identity else "serial" if serial else ""
+    return Column(
+        name,
+        short_type(type_text),
+        nullable=nullable,
+        default=None if counted or generated else plain,
+        identity=counted,
+        generated=plain if generated else None,
+        base=short_type(base or ""),
+        values=tuple(values or ()),
+        comment=comment or "",
+    )
+
+
+def _index(row: Sequence[Any]) -> Index:
+    name, unique, method, where, columns, include = row
+    return Index(name, tuple(columns), unique, method or "", plain_expression(where or ""), tuple(include or ()))
+
+
+def _foreign_key(row: Sequence[Any]) -> ForeignKey:
+    schema, table, columns, target_schema, target, target_columns, on_delete, on_update = row
+    return ForeignKey(
+        TableName(schema, table),
+        tuple(columns),
+        TableName(target_schema, target),
+        tuple(target_columns),
+        on_delete=_ACTIONS.get(on_delete, ""),
+        on_update=_ACTIONS.get(on_update, ""),
+    )
+
+
+def short_type(type_text: str) -> str:
+    """The everyday spelling of a type: `character varying(40)` is `varchar(40)`."""
+    for long, short in _SHORT_TYPES:
+        type_text = long.sub(short, type_text)
+    return type_text
+
+
+def plain_expression(expression: str) -> str:
+    """An expression without the casts that PostgreSQL adds to text literals, and `= ANY (ARRAY[…])` as `IN (…)`.
+
+    `'new'::character varying` is `'new'`; both spellings mean the same to the server.
+    """
+    return _ANY_OF_LITERALS.sub(r"\1 IN (\2)", _CAST_LITERAL.sub(r"\1\2", expression))

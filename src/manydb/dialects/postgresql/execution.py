@@ -1,0 +1,143 @@
+"""One statement on an asyncpg connection: at most *limit* rows, in the JSON form of docs/values.md."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from manydb import values
+from manydb.dialects.postgresql import parameters
+from manydb.dialects.postgresql.codecs import Codecs, install_codecs, pin_session
+from manydb.dialects.postgresql.types import title
+from manydb.dialects.rows import Rows
+from manydb.errors import BadParameter
+
+__all__ = ["fetch", "install_codecs"]
+
+_CODECS = "postgresql codecs"  # key in AsyncConnection.info, which lives as long as the driver's connection
+_PARAMETER = re.compile(r"(?:parameter|argument) \$(\d+)")
+
+
+class _Type(Protocol):
+    oid: int
+    name: str
+    kind: str
+
+
+class _Attribute(Protocol):
+    name: str
+    type: _Type
+
+
+class _Statement(Protocol):
+    """asyncpg's PreparedStatementState."""
+
+    def _init_types(self) -> set[int]: ...
+    def _init_codecs(self) -> None: ...
+    def _get_parameters(self) -> Sequence[_Type]: ...
+    def _get_attributes(self) -> Sequence[_Attribute]: ...
+    def mark_unprepared(self) -> None: ...
+
+
+async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+    """Run *sql* (placeholders: $1) in the open transaction.
+
+    The server stops after limit + 1 rows. A statement without result columns gives no columns and no rows, but a
+    SELECT of no columns gives its empty rows. BadParameter: a value that does not fit the type which its placeholder
+    has in the statement, or a wrong number of values. Other errors are the driver's own.
+    """
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    codecs = connection.info.get(_CODECS)
+    if codecs is None:
+        codecs = connection.info[_CODECS] = await install_codecs(raw)
+    await pin_session(raw)  # again: what was set inside a transaction went with it
+    codecs.forget_composites()
+    statement = await _prepare(raw, sql, codecs)
+    records = await _execute(raw, statement, args, codecs, limit + 1)
+    attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
+    kept = records[:limit]
+    rows = values.rows(kept, {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))})
+    return Rows([a.name for a in attributes], [_title(a.type) for a in attributes], rows, more=len(records) > limit)
+
+
+async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:
+    """Parse and describe *sql* as the unnamed statement.
+
+    The public Connection.prepare does the same, but looks unknown types up by itself: in three round trips, and
+    refusing composites that hold anything but binary types.
+    """
+    protocol = raw._protocol  # noqa: SLF001 - see above
+    statement = cast("_Statement", await protocol.prepare("", sql, None, record_class=protocol.get_record_class()))
+    if missing := statement._init_types():  # noqa: SLF001
+        await codecs.learn(missing)
+        statement.mark_unprepared()  # looking the types up has used the unnamed statement
+    statement._init_codecs()  # noqa: SLF001
+    return statement
+
+
+async def _execute(raw: Any, statement: _Statement, args: tuple[Any, ...], codecs: Codecs, rows: int) -> list[Any]:
+    expected = statement._get_parameters()  # noqa: SLF001 - see _prepare
+    if len(args) != len(expected):
+        raise BadParameter(f"the statement has {len(expected)} placeholders, and {len(args)} values were given")
+    bound = [_bind(value, position, expected, codecs) for position, value in enumerate(args, 1)]
+    try:
+        # In the unnamed portal, which the next statement closes: a cursor would take a round trip more to do so.
+        records, _, _ = await raw._protocol.bind_execute(statement, bound, "", rows, True, None)  # noqa: FBT003, SLF001
+    except Exception as error:
+        if position := _rejected(error):
+            raise _misfit(position, expected, codecs) from None  # the driver's message quotes the value
+        raise
+    return cast("list[Any]", records)
+
+
+def _bind(value: Any, position: int, expected: Sequence[_Type], codecs: Codecs) -> Any:
+    try:
+        return parameters.bind(value, expected[position - 1].oid, codecs.known)
+    except (TypeError, ValueError):
+        raise _misfit(position, expected, codecs) from None
+
+
+def _misfit(position: int, expected: Sequence[_Type], codecs: Codecs) -> BadParameter:
+    kind = expected[position - 1]
+    known = codecs.known.get(kind.oid)
+    return BadParameter(f"placeholder ${position} takes a value of type {known.title if known else title(kind.name)}")
+
+
+def _rejected(error: Exception) -> int | None:
+    """The position of the parameter that driver or server could not read; None for every other error."""
+    code = getattr(error, "sqlstate", None)
+    told = getattr(error, "context", None) if code else str(error) if isinstance(error, ValueError) else None
+    match = _PARAMETER.search(told or "") if code is None or code.startswith("22") else None
+    return int(match[1]) if match else None
+
+
+def _title(kind: _Type) -> str:
+    return title(kind.name[:-2]) + "[]" if kind.kind == "array" else title(kind.name)
+
+
+# By asyncpg's names; other types come out of their codecs in the form that JSON needs.
+_COLUMNS: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
+    "int8": values.integers,
+    "xid8": values.integers,
+    "float8": values.reals,
+}
+
+
+def _converter(kind: _Type) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+    if kind.kind == "array" and kind.name != "text[]":
+        return _arrays
+    return _COLUMNS.get(kind.name)
+
+
+def _arrays(column: Sequence[Any]) -> Sequence[Any]:
+    return [_array(value) for value in column]
+
+
+def _array(value: Any) -> Any:
+    """Numbers within lists; every other element has been through a codec of ours."""
+    if isinstance(value, list):
+        return [_array(item) for item in value]
+    if isinstance(value, float):
+        return values.real(value)
+    return values.integer(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,285 @@
+"""One AsyncEngine per URL and access: made on first use, leased for a call, disposed after an idle TTL."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from sqlalchemy import URL
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
+
+from manydb.dialects import Dialect
+from manydb.errors import ManydbError, PoolBusy
+from manydb.settings import Access, Settings
+
+_log = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 1.5
+"""How long closing an engine's connections may take before they are left to the operating system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many database connections an engine keeps, and for how long (seconds)."""
+
+    size: int
+    recycle: float
+    idle_ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the last attempt to reach a database told; *error* is None where it answered."""
+
+    checked_at: float
+    error: ManydbError | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """An engine, held: it is neither idle nor disposed while the lease lasts."""
+
+    engine: AsyncEngine
+    dialect: Dialect
+    url: URL
+    side: Callable[[], AsyncEngine]
+    """Makes an engine without a pool to the same database; whoever calls it disposes it."""
+    health: Health | None = None
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[AsyncConnection]:
+        """Borrow a connection; one of the two places where driver errors become ours. Raises ManydbError."""
+        try:
+            connection = await self.engine.connect()
+        except PoolTimeoutError as exc:
+            raise PoolBusy(
+                f"all {self.engine.pool.size()} connections to this database are busy"  # type: ignore[attr-defined]  # a QueuePool
+            ) from exc
+        except ManydbError:
+            raise
+        except Exception as exc:  # whatever a driver raises while connecting
+            raise self.dialect.connect_error(exc, self.url) from exc
+        try:
+            yield connection
+        finally:
+            # As SQLAlchemy's own context manager: a cancelled caller must not leave the pool one connection short.
+            await asyncio.shield(asyncio.ensure_future(connection.close()))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """One engine: its pool, in connections, and its age in seconds."""
+
+    location: str
+    access: Access
+    size: int
+    idle: int
+    in_use: int
+    leases: int
+    age: float
+    health: Health | None
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    lease: Lease
+    pool: Pool
+    created: float
+    last_used: float
+    leases: int = 0
+
+
+@dataclass(eq=False)
+class EngineRegistry:
+    """Use as an async context manager; the sweep and the health check run while it is open."""
+
+    settings: Settings
+    clock: Callable[[], float] = time.monotonic
+    _entries: dict[tuple[URL, Access], _Entry] = field(default_factory=dict)
+    _retired: set[_Entry] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def __aenter__(self) -> Self:
+        self._start(_forever(self.settings.sweep_interval, self.sweep))
+        self._start(_forever(self.settings.health_check_interval, self.check))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            entries = [*self._entries.values(), *self._retired]
+            self._entries.clear()
+            self._retired.clear()
+            await asyncio.gather(*(_dispose(entry) for entry in entries))
+
+    @asynccontextmanager
+    async def lease(
+        self, dialect: Dialect, url: URL, access: Access, pool: Pool | None = None
+    ) -> AsyncGenerator[Lease]:
+        """Hold the engine of *url* and *access*, made from *pool* if it is new.
+
+        Raises PoolBusy where `max_engines` are alive and all of them leased.
+        """
+        # No await between look-up and insert: two hundred callers at once find or make one engine without a lock.
+        key = (url, access)
+        entry = self._entries.get(key)
+        if entry is not None and self._is_old(entry):
+            self._retire(key)
+            entry = None
+        if entry is None:
+            entry = self._add(key, dialect, pool or self.default_pool())
+        entry.leases += 1
+        try:
+            yield entry.lease
+        finally:
+            entry.leases -= 1
+            entry.last_used = self.clock()
+            if entry.leases == 0 and entry in self._retired:
+                self._retired.discard(entry)
+                self._start(_dispose(entry))
+
+    def default_pool(self) -> Pool:
+        return Pool(self.settings.pool_size, self.settings.pool_recycle, self.settings.engine_idle_ttl)
+
+    def stats(self) -> list[EngineStats]:
+        """The live engines, in the order they were made."""
+        return [self._stats(key, entry) for key, entry in self._entries.items()]
+
+    def health(self, url: URL, access: Access) -> Health | None:
+        """What the last check or call of that engine told; None where there is no engine or nothing is known."""
+        entry = self._entries.get((url, access))
+        return entry.lease.health if entry else None
+
+    async def sweep(self) -> None:
+        """Dispose engines that are idle for longer than their TTL, retire those past their lifetime."""
+        now = self.clock()
+        for key, entry in list(self._entries.items()):
+            if entry.leases == 0 and now - entry.last_used >= entry.pool.idle_ttl:
+                _log.info("engine of %s is idle: disposed", entry.lease.dialect.location(entry.lease.url))
+                self._retire(key)
+            elif self._is_old(entry):
+                self._retire(key)
+        await asyncio.sleep(0)
+
+    async def check(self) -> None:
+        """Ask every live engine that has a connection to spare whether its database answers."""
+        await asyncio.gather(*(self._check(entry) for entry in list(self._entries.values())))
+
+    async def _check(self, entry: _Entry) -> None:
+        pool = entry.lease.engine.pool
+        if isinstance(pool, AsyncAdaptedQueuePool) and pool.checkedout() >= pool.size():
+            return
+        error: ManydbError | None = None
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout), entry.lease.connect():
+                pass  # the pool pings before it lends
+        except TimeoutError as exc:
+            error = entry.lease.dialect.connect_error(exc, entry.lease.url)
+        except ManydbError as exc:
+            error = exc
+        entry.lease.health = Health(self.clock(), error)
+
+    def _add(self, key: tuple[URL, Access], dialect: Dialect, pool: Pool) -> _Entry:
+        if len(self._entries) >= self.settings.max_engines:
+            self._evict()
+        url, access = key
+        arguments = dialect.connect_args(url, access, self.settings.connect_timeout)
+        driver_url = dialect.driver_url(url, access)
+
+        def side() -> AsyncEngine:
+            return create_async_engine(
+                driver_url,
+                poolclass=NullPool,
+                connect_args=arguments,
+                isolation_level="AUTOCOMMIT",
+                hide_parameters=True,
+            )
+
+        engine = create_async_engine(
+            driver_url,
+            connect_args=arguments,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            **{
+                "pool_pre_ping": True,
+                "pool_recycle": pool.recycle,
+                "pool_size": pool.size,
+                "max_overflow": 0,
+                "pool_timeout": self.settings.pool_timeout,
+                "pool_reset_on_return": None,  # the dialect's scrub does it
+                "pool_use_lifo": True,  # connections that a quiet hour does not need grow old and go
+            }
+            | dialect.engine_options(url, access),
+        )
+        dialect.prepare(engine, access)
+        now = self.clock()
+        entry = _Entry(Lease(engine, dialect, url, side), pool, created=now, last_used=now)
+        self._entries[key] = entry
+        return entry
+
+    def _evict(self) -> None:
+        idle = [(entry.last_used, key) for key, entry in self._entries.items() if entry.leases == 0]
+        if not idle:
+            raise PoolBusy(f"all {self.settings.max_engines} engines of this server are in use (max_engines)")
+        self._retire(min(idle, key=lambda pair: pair[0])[1])
+
+    def _retire(self, key: tuple[URL, Access]) -> None:
+        """Take the engine out of use: disposed at once, or when its last lease ends."""
+        entry = self._entries.pop(key)
+        if entry.leases:
+            self._retired.add(entry)
+        else:
+            self._start(_dispose(entry))
+
+    def _is_old(self, entry: _Entry) -> bool:
+        return self.clock() - entry.created >= self.settings.engine_max_lifetime
+
+    def _stats(self, key: tuple[URL, Access], entry: _Entry) -> EngineStats:
+        pool = entry.lease.engine.pool
+        queue = pool if isinstance(pool, AsyncAdaptedQueuePool) else None
+        return EngineStats(
+            location=entry.lease.dialect.location(key[0]),
+            access=key[1],
+            size=queue.size() if queue else 0,
+            idle=queue.checkedin() if queue else 0,
+            in_use=queue.checkedout() if queue else 0,
+            leases=entry.leases,
+            age=self.clock() - entry.created,
+            health=entry.lease.health,
+        )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _forever(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:  # one bad round must not end the watch
+            _log.exception("the engine registry's watch failed; it goes on")
+
+
+async def _dispose(entry: _Entry) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await entry.lease.engine.dispose()
+    except (
+        Exception,
+        asyncio.CancelledError,
+    ):  # closing is best effort: the server notices a lost connection by itself
+        _log.debug("an engine did not close cleanly", exc_info=True)

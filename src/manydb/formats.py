@@ -1,0 +1,97 @@
+"""A page of rows → the text that a client reads. FORMATS is the list."""
+
+import csv
+import io
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from manydb.query import Page
+
+
+def _facts(page: Page) -> dict[str, Any]:
+    """What a reply says about its rows; empty keys are dropped."""
+    result = page.result
+    facts = {
+        "row_count": len(page.rows),
+        "offset": page.offset or None,
+        "truncated": page.truncated,
+        "result_id": page.result_id,
+        "next_offset": page.next_offset if page.result_id and page.offset else None,
+        "clipped": [f"row {cell.row} {cell.column}: {cell.length} characters" for cell in page.clipped],
+        "hint": _hint(page),
+        "elapsed_ms": None if page.offset else result.elapsed_ms,
+    }
+    return {key: value for key, value in facts.items() if value not in (None, [])}
+
+
+def _hint(page: Page) -> str | None:
+    if page.result_id and page.next_offset is not None:
+        offset = f", offset={page.next_offset}" if page.offset else ""
+        return f"fetch_rows(result_id{offset}) or narrow the query"
+    if page.truncated:
+        return "the rest was not read: narrow the query, or raise row_cap"
+    if page.clipped:
+        return "select a part of the clipped cells, such as substr(column, 1, 1000)"
+    return None
+
+
+def _json(page: Page) -> str:
+    """Columns once, rows as arrays: a third of the size of records."""
+    result = page.result
+    head = orjson.dumps({"connection": result.connection, "columns": result.columns, "types": result.types})
+    return (head[:-1] + b',"rows":' + page.encoded + b"," + orjson.dumps(_facts(page))[1:]).decode()
+
+
+def _records(page: Page) -> str:
+    names = _unique(page.result.columns)
+    records = [dict(zip(names, row, strict=True)) for row in page.rows]
+    return orjson.dumps({"connection": page.result.connection, "records": records, **_facts(page)}).decode()
+
+
+def _csv(page: Page) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(page.result.columns)
+    writer.writerows([_plain(cell) for cell in row] for row in page.rows)
+    return text.getvalue() + _remark(page, "# ")
+
+
+def _markdown(page: Page) -> str:
+    lines = [page.result.columns, ["---"] * len(page.result.columns), *page.rows]
+    table = "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
+    return table + _remark(page, "\n")
+
+
+FORMATS: dict[str, Callable[[Page], str]] = {"json": _json, "csv": _csv, "markdown": _markdown, "records": _records}
+
+
+def _remark(page: Page, prefix: str) -> str:
+    """Where rows or cells are missing, a last line says so: these formats have no other place for it."""
+    if not (page.truncated or page.clipped):
+        return ""
+    facts = {key: value for key, value in _facts(page).items() if key != "elapsed_ms"}
+    return prefix + "; ".join(f"{key}: {_plain(value)}" for key, value in facts.items()) + "\n"
+
+
+def _unique(columns: list[str]) -> list[str]:
+    """Column names for an object: the second ``id`` becomes ``id_2``."""
+    seen: dict[str, int] = {}
+    names = []
+    for column in columns:
+        seen[column] = seen.get(column, 0) + 1
+        names.append(column if seen[column] == 1 else f"{column}_{seen[column]}")
+    return names
+
+
+def _plain(cell: Any) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, str):
+        return cell
+    return orjson.dumps(cell).decode()
+
+
+def _escaped(cell: Any) -> str:
+    return _plain(cell).replace("\\", "\\\\").replace("|", "\\|").replace("\r\n", "<br>").replace("\n", "<br>")

@@ -1,0 +1,265 @@
+"""Caller and connection's name in, an answer of the database out: the one place where the parts meet."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from manydb import lessons, query, redaction, reflection, statements, transactions
+from manydb.callers import Caller
+from manydb.connections import Connections, Registration
+from manydb.dialects.schema import Overview, Snapshot, Table
+from manydb.engines import EngineRegistry, Health
+from manydb.errors import (
+    AuthFailed,
+    BadParameter,
+    ManydbError,
+    SqlSyntax,
+    TlsFailed,
+    UnknownColumn,
+    UnknownTable,
+    Unreachable,
+    Unsupported,
+)
+from manydb.query import Page, QueryResult
+from manydb.results import Results
+from manydb.schemas import SchemaCache
+from manydb.settings import Settings
+from manydb.statements import Statement
+
+T = TypeVar("T")
+
+_READING_SCHEMAS_SECONDS = 30.0
+_PROBE_SECONDS = 1.0
+"""How long `list_connections` waits for databases it has not heard of yet; the slower ones are told as unknown."""
+_PROBE_AGAIN_SECONDS = 10.0
+_ROW_OVERHEAD = 64
+
+
+@dataclass
+class Gateway:
+    """Everything a running server holds. Use `Gateway.open`."""
+
+    settings: Settings
+    connections: Connections
+    engines: EngineRegistry
+    schemas: SchemaCache
+    results: Results
+    _health: dict[str, Health] = field(default_factory=dict)
+    _versions: dict[str, str] = field(default_factory=dict)
+    _probes: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncGenerator[Self]:
+        """A gateway to the settings' connections; nothing is connected before it is used."""
+        connections = Connections.of(settings)
+        async with EngineRegistry(settings) as engines:
+            gateway = cls(settings, connections, engines, SchemaCache(settings.schema_cache_ttl), Results(settings))
+            try:
+                yield gateway
+            finally:
+                await gateway._aclose()
+
+    async def _aclose(self) -> None:
+        for probe in self._probes.values():
+            probe.cancel()
+        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+        await self.schemas.aclose()
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def read(
+        self,
+        registration: Registration,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        timeout: float,  # noqa: ASYNC109
+    ) -> T:
+        """Do *work* in a read-only transaction on *registration*'s database. Raises ManydbError."""
+        try:
+            async with self.engines.lease(
+                registration.dialect, registration.url, registration.access, registration.pool
+            ) as lease:
+                answer = await transactions.read(lease, work, timeout=timeout)
+        except (Unreachable, AuthFailed, TlsFailed) as exc:
+            self._health[registration.name] = Health(time.monotonic(), exc)
+            raise
+        self._health[registration.name] = Health(time.monotonic())
+        return answer
+
+    async def execute(
+        self,
+        caller: Caller,
+        connection: str | None,
+        sql: str,
+        params: Any = None,
+        *,
+        row_cap: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Page:
+        """Run a statement that reads; its first page, with what was read beyond it kept for *caller*."""
+        registration = self.connections.get(connection)
+        statement = self._readable(registration, sql)
+        cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
+
+        async def work(on: AsyncConnection) -> QueryResult:
+            return await query.run(
+                on, registration.dialect, registration.name, statement, params, limit=cap + self.settings.kept_rows
+            )
+
+        result = await self._taught(registration, statement, params, work, self._seconds(registration, timeout))
+        page = self._page(registration, result, 0, cap)
+        if page.next_offset is None:
+            return page
+        average = len(page.encoded) // len(page.rows) + _ROW_OVERHEAD
+        owner = caller if caller.is_known else None
+        return page.kept_as(self.results.keep(owner, result, shown=len(page.rows), size=average * len(result.rows)))
+
+    def fetch(self, caller: Caller, result_id: str, *, offset: int | None = None, row_cap: int | None = None) -> Page:
+        """Further rows of a kept result, from *offset* on (by default the first row after the first page)."""
+        kept, shown = self.results.get(caller if caller.is_known else None, result_id)
+        registration = self.connections.get(kept.connection)
+        cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
+        return self._page(registration, kept, shown if offset is None else offset, cap).kept_as(result_id)
+
+    async def explain(
+        self, connection: str | None, sql: str, params: Any = None, *, analyze: bool = False
+    ) -> QueryResult:
+        """How the database would run a query; with *analyze*, how it ran it. Raises Unsupported where it cannot tell."""
+        registration = self.connections.get(connection)
+        dialect = registration.dialect
+        statement = self._readable(registration, sql)
+        if statement.form != "query":
+            raise BadParameter("explain_query takes the query itself, without EXPLAIN")
+        if analyze and not dialect.analyze_prefix:
+            raise Unsupported(f"{dialect.title} has no EXPLAIN ANALYZE; leave analyze out")
+
+        async def work(on: AsyncConnection) -> QueryResult:
+            bound, args = statements.bind(statement, params, on.dialect.paramstyle)
+            started = time.perf_counter()
+            rows = await dialect.fetch(on, dialect.explained(on, bound, analyze=analyze), args, 10_000)
+            elapsed = round((time.perf_counter() - started) * 1000)
+            return QueryResult(registration.name, rows.columns, rows.types, rows.rows, rows.more, elapsed)
+
+        return await self._taught(registration, statement, params, work, self._seconds(registration, None))
+
+    def _readable(self, registration: Registration, sql: str) -> Statement:
+        statement = statements.parse(sql, registration.dialect.grammar)
+        statements.require_read(statement)
+        return statement
+
+    def _seconds(self, registration: Registration, asked: float | None) -> float:
+        return min(asked or registration.limits.timeout_seconds, self.settings.max_timeout_seconds)
+
+    def _page(self, registration: Registration, result: QueryResult, offset: int, row_cap: int) -> Page:
+        budget = registration.limits.byte_budget
+        return query.page(
+            result, offset=offset, row_cap=row_cap, byte_budget=budget, cell_chars=self.settings.cell_chars
+        )
+
+    async def _taught(
+        self,
+        registration: Registration,
+        statement: Statement,
+        params: Any,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        timeout: float,  # noqa: ASYNC109
+    ) -> T:
+        """`read`, with errors that know the schema and no bound value."""
+        try:
+            return await self.read(registration, work, timeout=timeout)
+        except ManydbError as exc:
+            exc.message = redaction.without_values(exc.message, params)
+            await self._teach(registration, statement, exc)
+            raise
+
+    async def _teach(self, registration: Registration, statement: Statement, error: ManydbError) -> None:
+        """Add what the caller needs to do it right: nearest names, the columns there are, a note on the dialect."""
+        if isinstance(error, UnknownTable | UnknownColumn | SqlSyntax):
+            try:
+                await lessons.add(error, statement, registration.dialect, lambda: self.snapshot(registration))
+            except ManydbError:
+                return  # a lesson that cannot be had must not hide the mistake
+
+    # -- schemas -----------------------------------------------------------------------------------------------------
+
+    async def overview(self, registration: Registration) -> Overview:
+        """Every table and view of the database, as the schema cache has it."""
+        return await self._schema(registration, "overview", registration.dialect.catalog.overview)
+
+    async def snapshot(self, registration: Registration) -> Snapshot:
+        """All that a search looks through."""
+        catalog = registration.dialect.catalog
+        overview, columns, indexes = await asyncio.gather(
+            self.overview(registration),
+            self._schema(registration, "columns", catalog.columns),
+            self._schema(registration, "indexes", catalog.indexes),
+        )
+        return Snapshot(overview, columns, indexes)
+
+    async def describe(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
+        """The named tables in full, read anew. Raises UnknownTable with the nearest names."""
+        overview = await self.overview(registration)
+        try:
+            names = [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
+        except UnknownTable:
+            # It may be younger than what we remember.
+            self.schemas.invalidate(registration.url)
+            overview = await self.overview(registration)
+            names = [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
+        return await self.read(
+            registration,
+            lambda on: registration.dialect.catalog.describe(on, names),
+            timeout=_READING_SCHEMAS_SECONDS,
+        )
+
+    async def _schema(
+        self, registration: Registration, part: str, read: Callable[[AsyncConnection], Awaitable[T]]
+    ) -> T:
+        return await self.schemas.get(
+            registration.url,
+            registration.access,
+            part,
+            lambda: self.read(registration, read, timeout=_READING_SCHEMAS_SECONDS),
+        )
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    async def statuses(self) -> list[tuple[Registration, Health | None, str | None]]:
+        """Each connection with what is known of its health and its server's version.
+
+        Databases not heard of yet, or unreachable when last tried, are asked now; the answer waits a second at most.
+        """
+        probes = [self._probe(registration) for registration in self.connections if self._is_uncertain(registration)]
+        if probes:
+            await asyncio.wait(probes, timeout=_PROBE_SECONDS)
+        return [(each, self._health.get(each.name), self._versions.get(each.name)) for each in self.connections]
+
+    async def check(self, registration: Registration) -> str:
+        """The server's version, by asking it now. Raises Unreachable, AuthFailed or TlsFailed."""
+        version = await self.read(
+            registration, registration.dialect.server_version, timeout=self.settings.connect_timeout
+        )
+        self._versions[registration.name] = version
+        return version
+
+    def _is_uncertain(self, registration: Registration) -> bool:
+        health = self._health.get(registration.name)
+        if health is None or registration.name not in self._versions:
+            return True
+        return health.error is not None and time.monotonic() - health.checked_at > _PROBE_AGAIN_SECONDS
+
+    def _probe(self, registration: Registration) -> asyncio.Task[None]:
+        async def probe() -> None:
+            with suppress(ManydbError):  # what went wrong is remembered as the connection's health
+                await self.check(registration)
+
+        running = self._probes.get(registration.name)
+        if running is None or running.done():
+            running = self._probes[registration.name] = asyncio.create_task(probe())
+        return running

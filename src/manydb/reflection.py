@@ -1,0 +1,466 @@
+"""Schemas as a model reads them: pure functions from the records of `dialects.schema` to small JSON-able replies.
+
+Names are written as SQL needs them (`customers`, `sales."Order"`): prefixed where they are not on the search path,
+quoted where the database asks for it. *quote* is the dialect's own rule for that, one name in, one name out.
+"""
+
+import base64
+import binascii
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from manydb import errors
+from manydb.dialects.schema import (
+    KINDS,
+    Column,
+    ColumnEntry,
+    ForeignKey,
+    Index,
+    IndexEntry,
+    Overview,
+    Relation,
+    Snapshot,
+    Table,
+    TableName,
+)
+
+Quote = Callable[[str], str]
+Detail = Literal["names", "summary"]
+Subject = Literal["tables", "columns", "indexes"]
+SUBJECTS: tuple[Subject, ...] = ("tables", "columns", "indexes")
+
+_LONGEST_COMMENT = 120
+"""Characters of a comment in a list; a described table shows all of it."""
+_MOST_REFERENCES = 40
+"""References to one table that its description spells out."""
+_GROUPS = {
+    "table": "tables",
+    "partitioned_table": "tables",
+    "partition": "partitions",
+    "foreign_table": "foreign_tables",
+    "virtual_table": "virtual_tables",
+    "view": "views",
+    "materialized_view": "materialized_views",
+}
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def spelled(overview: Overview, address: TableName, quote: Quote) -> str:
+    """*address* as SQL on this connection needs it."""
+    relation = overview.by_address.get(address)
+    if (relation.visible if relation else address.schema == overview.default_schema) or not address.schema:
+        return quote(address.name)
+    return f"{quote(address.schema)}.{quote(address.name)}"
+
+
+_NAME_PART = re.compile(r"""\s*(?:"((?:[^"]|"")*)"|`((?:[^`]|``)*)`|\[([^\]]*)\]|([^."`\[\]]+?))\s*(?:\.|$)""")
+
+
+def _parts(text: str) -> list[str] | None:
+    """The names in a dotted path without their quotes; None where *text* is no such path."""
+    parts, position = [], 0
+    while match := _NAME_PART.match(text, position):
+        double, back, square, plain = match.groups()
+        parts.append(next(part for part in (_once(double, '"'), _once(back, "`"), square, plain) if part is not None))
+        position = match.end()
+        if position == len(text):
+            return parts if not text.endswith(".") else None
+    return None
+
+
+def _once(quoted: str | None, mark: str) -> str | None:
+    return None if quoted is None else quoted.replace(mark * 2, mark)
+
+
+def resolve(overview: Overview, text: str, quote: Quote) -> TableName:
+    """The relation that a caller means by `table`, `schema.table` or `"Quoted"."Name"`.
+
+    The exact spelling wins; otherwise upper and lower case are the same where that leaves one relation.
+    Raises UnknownTable with the nearest names, or with all of them where several schemas have one.
+    """
+    parts = _parts(text.strip()) or [text.strip()]
+    schema, name = (parts[-2] if len(parts) > 1 else None), parts[-1]
+    found = _matching(overview, schema, name) or _matching(overview, None, text.strip())
+    if len(found) == 1:
+        return found[0].address
+    if found:
+        names = [spelled(overview, relation.address, quote) for relation in found]
+        raise errors.UnknownTable(f"{text!r} may be any of {', '.join(names)}", suggestions=names)
+    nearest = suggest(overview, name, quote, schema=schema)
+    meant = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    raise errors.UnknownTable(f"no table or view {text!r}{meant}", suggestions=nearest)
+
+
+def _matching(overview: Overview, schema: str | None, name: str) -> list[Relation]:
+    """The best candidates: exact before folded, and on the search path before elsewhere."""
+    folded = [
+        relation
+        for relation in overview.by_folded_name.get(name.casefold(), ())
+        if schema is None or relation.schema.casefold() == schema.casefold()
+    ]
+    exact = [relation for relation in folded if relation.name == name and schema in {None, relation.schema}]
+    for candidates in (exact, folded):
+        visible = [relation for relation in candidates if relation.visible]
+        if schema is None and visible:
+            return visible
+        if candidates:
+            return candidates
+    return []
+
+
+def suggest(overview: Overview, name: str, quote: Quote, schema: str | None = None, most: int = 3) -> list[str]:
+    """Up to *most* names like *name*, spelled as SQL needs them; those in *schema* first among equals."""
+    by_name = overview.by_folded_name
+    wanted = name.casefold()
+    near = [wanted] if wanted in by_name else []
+    near += difflib.get_close_matches(wanted, by_name, n=most, cutoff=0.6)
+    near += [known for known in by_name if wanted in known or (len(known) > 3 and known in wanted)][:most]
+    relations = [
+        relation
+        for known in dict.fromkeys(near)
+        for relation in sorted(by_name[known], key=lambda relation: (relation.schema != schema, not relation.visible))
+    ]
+    return [spelled(overview, relation.address, quote) for relation in relations[:most]]
+
+
+def suggest_columns(columns: Iterable[str], name: str, most: int = 3) -> list[str]:
+    """Up to *most* of *columns* that look like *name*, as the database stores them."""
+    by_folded = {column.casefold(): column for column in columns}
+    wanted = name.casefold()
+    near = difflib.get_close_matches(wanted, by_folded, n=most, cutoff=0.6)
+    near += [known for known in by_folded if wanted in known or known in wanted]
+    return [by_folded[known] for known in dict.fromkeys(near)][:most]
+
+
+# -- patterns ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """What a caller searches for, without regard to case: `%` or `*` stand for anything, else every word must occur."""
+
+    words: tuple[str, ...]
+    whole: re.Pattern[str] | None
+
+    @classmethod
+    def of(cls, text: str) -> "_Pattern":
+        folded = text.strip().casefold()
+        if not re.search(r"[%*]", folded):
+            return cls(tuple(folded.split()), None)
+        expression = ".*".join(re.escape(piece) for piece in re.split(r"[%*]+", folded))
+        return cls((), re.compile(expression, re.DOTALL))
+
+    def rank(self, name: str, comment: str, context: str = "") -> int | None:
+        """How well it fits, 0 best; None where it does not. *context* may hold some of the words, never all."""
+        name, comment = name.casefold(), comment.casefold()
+        if self.whole is not None:
+            return 0 if self.whole.fullmatch(name) else 4 if comment and self.whole.fullmatch(comment) else None
+        own = [word in name or word in comment for word in self.words]
+        around = context.casefold()
+        if not all(own) and not (
+            any(own) and all(word in around or hit for word, hit in zip(self.words, own, strict=True))
+        ):
+            return None
+        phrase = " ".join(self.words)
+        if name == phrase:
+            return 0
+        return (
+            1
+            if name.startswith(phrase)
+            else 2
+            if phrase in name
+            else 3
+            if any(word in name for word in self.words)
+            else 4
+        )
+
+
+def _shortened(comment: str) -> str:
+    line = " ".join(comment.split())
+    return line if len(line) <= _LONGEST_COMMENT else line[: _LONGEST_COMMENT - 1] + "…"
+
+
+# -- list_tables -------------------------------------------------------------------------------------------------------
+
+
+def list_tables(
+    overview: Overview,
+    quote: Quote,
+    *,
+    schema: str | None = None,
+    pattern: str | None = None,
+    kind: str | None = None,
+    detail: Detail = "names",
+    limit: int = 1000,
+    cursor: str | None = None,
+) -> dict[str, Any]:
+    """A page of tables and views; the default schema first, then by schema and name.
+
+    ``names``: kind → schema → names, joined by commas (a name with a comma in it is quoted). ``summary``: a line each,
+    `name | kind | ~rows | columns | comment`, where a table's kind and what is not known are left out. *total* counts
+    what matches; *next* is the cursor of the following page. Raises BadParameter.
+    """
+    found = _listed(overview, schema, pattern, kind)
+    start = _position(found, overview, cursor) if cursor else 0
+    page = found[start : start + limit]
+    content = _summary(page, overview, quote) if detail == "summary" else _names(page, quote)
+    reply: dict[str, Any] = {**content, "total": len(found)}
+    if len({relation.schema for relation in page}) > 1 and overview.default_schema:
+        reply["default_schema"] = overview.default_schema
+    if page and start + limit < len(found):
+        reply["next"] = _cursor(page[-1].address)
+    return reply
+
+
+def _listed(overview: Overview, schema: str | None, pattern: str | None, kind: str | None) -> list[Relation]:
+    wanted = _schema(overview, schema) if schema else None
+    kinds = _kinds(kind) if kind else frozenset(KINDS)
+    fits = _Pattern.of(pattern) if pattern else None
+    found = [
+        relation
+        for relation in overview.relations
+        if wanted in {None, relation.schema}
+        and relation.kind in kinds
+        and (fits is None or fits.rank(relation.name, relation.comment) is not None)
+    ]
+    return sorted(found, key=lambda relation: _place(relation.address, overview))
+
+
+def _schema(overview: Overview, schema: str) -> str:
+    folded = {known.casefold(): known for known in overview.schemas}
+    if schema in overview.schemas:
+        return schema
+    if schema.casefold() in folded:
+        return folded[schema.casefold()]
+    known = ", ".join(overview.schemas[:20])
+    raise errors.BadParameter(
+        f"no schema {schema!r} with tables; known: {known}", suggestions=suggest_columns(overview.schemas, schema)
+    )
+
+
+def _kinds(kind: str) -> frozenset[str]:
+    """A kind as callers write it; `table` covers partitioned tables, which are used alike."""
+    wanted = kind.strip().lower().replace(" ", "_")
+    kinds = frozenset({"table", "partitioned_table"} if wanted in {"table", "tables"} else {wanted, wanted.rstrip("s")})
+    if not kinds & frozenset(KINDS):
+        raise errors.BadParameter(f"no kind {kind!r}; known: {', '.join(KINDS)}")
+    return kinds
+
+
+def _place(address: TableName, overview: Overview) -> tuple[bool, str, str]:
+    return address.schema != overview.default_schema, address.schema, address.name
+
+
+def _cursor(address: TableName) -> str:
+    return base64.urlsafe_b64encode(json.dumps(address, ensure_ascii=False).encode()).decode().rstrip("=")
+
+
+def _position(found: Sequence[Relation], overview: Overview, cursor: str) -> int:
+    """The index after the cursor's relation, which may have been dropped since."""
+    try:
+        schema, name = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        last = _place(TableName(str(schema), str(name)), overview)
+    except (binascii.Error, ValueError, TypeError) as exc:
+        raise errors.BadParameter("cursor is not one that a reply gave as 'next'") from exc
+    return sum(_place(relation.address, overview) <= last for relation in found)
+
+
+def _names(page: Iterable[Relation], quote: Quote) -> dict[str, Any]:
+    groups: dict[str, dict[str, list[str]]] = {}
+    for relation in page:
+        groups.setdefault(_GROUPS[relation.kind], {}).setdefault(relation.schema, []).append(quote(relation.name))
+    return {
+        group: {schema: ",".join(names) for schema, names in groups[group].items()}
+        for group in dict.fromkeys(_GROUPS.values())
+        if group in groups
+    }
+
+
+def _summary(page: Iterable[Relation], overview: Overview, quote: Quote) -> dict[str, Any]:
+    return {"tables": [_summary_line(relation, overview, quote) for relation in page]}
+
+
+def _summary_line(relation: Relation, overview: Overview, quote: Quote) -> str:
+    facts = (
+        spelled(overview, relation.address, quote),
+        relation.kind.replace("_", " ") if relation.kind != "table" else "",
+        f"~{relation.rows} rows" if relation.rows is not None else "",
+        f"{relation.columns} columns" if relation.columns is not None else "",
+        _shortened(relation.comment),
+    )
+    return " | ".join(fact for fact in facts if fact)
+
+
+# -- search_schema -----------------------------------------------------------------------------------------------------
+
+
+def search(
+    snapshot: Snapshot, pattern: str, quote: Quote, *, kinds: Sequence[Subject] = SUBJECTS, limit: int = 50
+) -> dict[str, Any]:
+    """Tables, views, columns and indexes whose name or comment fits, one line each, the best *limit* of them.
+
+    Several words must all occur; for a column, some of them may be in its table's name. *total* counts all that fit.
+    """
+    if not pattern.strip():
+        raise errors.BadParameter("pattern is empty; list_tables lists everything")
+    fits = _Pattern.of(pattern)
+    hits = sorted(_hits(snapshot, fits, kinds), key=lambda hit: (hit[0], SUBJECTS.index(hit[1]), hit[2]))
+    reply: dict[str, Any] = {}
+    for _, subject, _, entry in hits[:limit]:
+        reply.setdefault(subject, []).append(_search_line(entry, snapshot.overview, quote))
+    reply["total"] = len(hits)
+    if len(hits) > limit:
+        reply["hint"] = f"the best {limit} of {len(hits)}; use a narrower pattern or a higher limit"
+    return reply
+
+
+_Entry = Relation | ColumnEntry | IndexEntry
+_Hit = tuple[int, Subject, tuple[bool, str, str], _Entry]
+
+
+def _hits(snapshot: Snapshot, fits: _Pattern, kinds: Sequence[Subject]) -> Iterator[_Hit]:
+    overview = snapshot.overview
+    relations: Iterable[Relation] = overview.relations if "tables" in kinds else ()
+    columns: Iterable[ColumnEntry] = snapshot.columns if "columns" in kinds else ()
+    indexes: Iterable[IndexEntry] = snapshot.indexes if "indexes" in kinds else ()
+    for relation in relations:
+        if (rank := fits.rank(relation.name, relation.comment)) is not None:
+            yield rank, "tables", _place(relation.address, overview), relation
+    for column in columns:
+        if (rank := fits.rank(column.name, column.comment, column.table)) is not None:
+            yield rank, "columns", _place(TableName(column.schema, column.table), overview), column
+    for index in indexes:
+        if (rank := fits.rank(index.name, "")) is not None:
+            yield rank, "indexes", _place(TableName(index.schema, index.table), overview), index
+
+
+def _search_line(entry: _Entry, overview: Overview, quote: Quote) -> str:
+    match entry:
+        case Relation():
+            line = spelled(overview, entry.address, quote)
+            line += f" ({entry.kind.replace('_', ' ')})" if entry.kind != "table" else ""
+            return _commented(line, _shortened(entry.comment))
+        case ColumnEntry():
+            table = spelled(overview, TableName(entry.schema, entry.table), quote)
+            return _commented(f"{table}.{quote(entry.name)} {entry.type}".rstrip(), _shortened(entry.comment))
+        case IndexEntry():
+            table = spelled(overview, TableName(entry.schema, entry.table), quote)
+            unique = "unique " if entry.unique else ""
+            return f"{unique}{quote(entry.name)} on {table} ({', '.join(entry.columns)})"
+
+
+def _commented(line: str, comment: str) -> str:
+    return f"{line} -- {comment}" if comment else line
+
+
+# -- get_table_schema --------------------------------------------------------------------------------------------------
+
+
+def table_reply(table: Table, overview: Overview, quote: Quote) -> dict[str, Any]:
+    """One table or view: a line a column, then a line for each key, index, check and reference; nothing said twice.
+
+    `id bigint pk identity`, `customer_id bigint not null -> customers.id on delete cascade`,
+    `status varchar(10) not null default 'new' in (new|paid) -- comment`. Keys of the reply: table, kind (unless it is a
+    table), rows (the database's estimate), comment, columns, keys, definition; empty ones are left out.
+    """
+    relation = overview.by_address.get(table.address)
+    reply = {
+        "table": spelled(overview, table.address, quote),
+        "kind": "" if table.kind == "table" else table.kind,
+        "rows": f"~{relation.rows}" if relation and relation.rows is not None else "",
+        "comment": table.comment,
+        "columns": [_column_line(column, table, overview, quote) for column in table.columns],
+        "keys": list(_key_lines(table, overview, quote)),
+        "definition": table.definition,
+    }
+    return {key: value for key, value in reply.items() if value}
+
+
+def _column_line(column: Column, table: Table, overview: Overview, quote: Quote) -> str:
+    is_key = table.primary_key == (column.name,)
+    name = quote(column.name)
+    words = (
+        name,
+        column.type,
+        f"= {column.base}" if column.base else "",
+        "pk" if is_key else "",
+        column.identity,
+        "" if column.nullable or column.name in table.primary_key else "not null",
+        "unique" if any(_is_plain_unique(index, name) for index in table.indexes) else "",
+        f"default {column.default}" if column.default is not None else "",
+        f"generated as ({column.generated})" if column.generated else "",
+        f"in ({'|'.join(column.values)})" if column.values else "",
+        *(_target(key, overview, quote) for key in table.foreign_keys if key.columns == (column.name,)),
+    )
+    return _commented(" ".join(word for word in words if word), " ".join(column.comment.split()))
+
+
+def _is_plain_unique(index: Index, column: str) -> bool:
+    """Whether *index* says no more than that *column* (as SQL text) is unique."""
+    return index == Index(index.name, (column,), unique=True)
+
+
+def _key_lines(table: Table, overview: Overview, quote: Quote) -> Iterator[str]:
+    if len(table.primary_key) > 1:
+        yield f"pk ({_listing(table.primary_key, quote)})"
+    on_column_lines = {quote(column.name) for column in table.columns}
+    for index in table.indexes:
+        if not any(_is_plain_unique(index, name) for name in on_column_lines.intersection(index.columns)):
+            yield _index_line(index, quote)
+    for key in table.foreign_keys:
+        if len(key.columns) > 1:
+            yield f"fk ({_listing(key.columns, quote)}) {_target(key, overview, quote)}"
+    if table.referenced_by:
+        yield _references(table, overview, quote)
+    yield from (f"check {check}" for check in table.checks)
+    yield from table.notes
+
+
+def _listing(columns: Iterable[str], quote: Quote) -> str:
+    return ", ".join(map(quote, columns))
+
+
+def _index_line(index: Index, quote: Quote) -> str:
+    words = (
+        "unique" if index.unique else "index",
+        quote(index.name) if index.name else "",
+        f"using {index.method}" if index.method else "",
+        f"({', '.join(index.columns)})",
+        f"include ({', '.join(index.include)})" if index.include else "",
+        f"where {index.where}" if index.where else "",
+    )
+    return " ".join(word for word in words if word)
+
+
+def _target(key: ForeignKey, overview: Overview, quote: Quote) -> str:
+    """`-> customers.id on delete cascade`; several columns stand in brackets, an implied key is left out."""
+    words = (
+        f"-> {_place_of(key.target, key.target_columns, overview, quote)}",
+        f"on delete {key.on_delete}" if key.on_delete else "",
+        f"on update {key.on_update}" if key.on_update else "",
+    )
+    return " ".join(word for word in words if word)
+
+
+def _place_of(table: TableName, columns: Sequence[str], overview: Overview, quote: Quote) -> str:
+    name = spelled(overview, table, quote)
+    if not columns:
+        return name
+    return f"{name}.{quote(columns[0])}" if len(columns) == 1 else f"{name}({_listing(columns, quote)})"
+
+
+def _references(table: Table, overview: Overview, quote: Quote) -> str:
+    """Who refers to *table*; the column referred to is named where it is not the primary key."""
+    shown = [
+        _place_of(key.table, key.columns, overview, quote)
+        + ("" if key.target_columns in {(), table.primary_key} else f" -> {_listing(key.target_columns, quote)}")
+        for key in table.referenced_by[:_MOST_REFERENCES]
+    ]
+    more = len(table.referenced_by) - len(shown)
+    return f"referenced by {', '.join(shown)}" + (f" and {more} more" if more else "")

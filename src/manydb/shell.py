@@ -1,0 +1,89 @@
+"""What the command line shows of a gateway: a query's rows, the state of every connection."""
+
+import asyncio
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from manydb.callers import PROCESS
+from manydb.connections import Registration
+from manydb.errors import ManydbError
+from manydb.formats import FORMATS
+from manydb.gateway import Gateway
+from manydb.query import Page
+from manydb.settings import Settings
+
+
+async def query(
+    settings: Settings,
+    name: str,
+    sql: str,
+    params: dict[str, str] | None,
+    *,
+    row_cap: int | None,
+    format_name: str | None,
+) -> int:
+    """Print the rows of *sql*: as a table in a terminal, else as *format_name* or the settings' format."""
+    async with Gateway.open(settings) as gateway:
+        page = await gateway.execute(PROCESS, name, sql, params, row_cap=row_cap)
+    if format_name is None and sys.stdout.isatty():
+        _print_table(page)
+    else:
+        sys.stdout.write(FORMATS[format_name or settings.format](page).rstrip("\n") + "\n")
+    return 0
+
+
+def _print_table(page: Page) -> None:
+    console = Console()
+    console.print(rows_table(page.result.columns, [list(row) for row in page.rows]))
+    count = f"{len(page.rows)} row{'' if len(page.rows) == 1 else 's'}, {page.result.elapsed_ms} ms"
+    console.print(f"{count}; there are more: raise --rows" if page.truncated else count, style="dim")
+
+
+def rows_table(columns: list[str], rows: list[list[Any]]) -> Table:
+    """Rows as a person reads them: numbers to the right, NULL told apart from nothing."""
+    table = Table(header_style="bold")
+    for index, column in enumerate(columns):
+        is_number = any(row[index] is not None for row in rows) and all(
+            isinstance(row[index], int | float) or row[index] is None for row in rows
+        )
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*("[dim]NULL[/]" if cell is None else _text(cell) for cell in row))
+    return table
+
+
+def _text(cell: Any) -> str:
+    from rich.markup import escape  # noqa: PLC0415
+
+    return escape(cell if isinstance(cell, str) else str(cell))
+
+
+async def check(settings: Settings) -> int:
+    """Print whether each connection answers; 1 where one does not."""
+    async with Gateway.open(settings) as gateway:
+        registrations = list(gateway.connections)
+        if not registrations:
+            print("no connections: give --connection name=url, a manydb.toml or DATABASE_URL")  # noqa: T201
+            return 1
+        lines = await asyncio.gather(*(_checked(gateway, registration) for registration in registrations))
+    table = Table(header_style="bold")
+    for column in ("connection", "backend", "access", "answers"):
+        table.add_column(column, overflow="fold")
+    for line, _ in lines:
+        table.add_row(*line)
+    Console().print(table)
+    return 0 if all(answers for _, answers in lines) else 1
+
+
+async def _checked(gateway: Gateway, registration: Registration) -> tuple[list[str], bool]:
+    started = time.perf_counter()
+    try:
+        version = await gateway.check(registration)
+    except ManydbError as exc:
+        return [registration.name, registration.dialect.title, registration.access, f"{exc.code}: {exc.message}"], False
+    milliseconds = round((time.perf_counter() - started) * 1000)
+    return [registration.name, version, registration.access, f"yes, in {milliseconds} ms"], True

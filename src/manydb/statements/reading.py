@@ -1,0 +1,248 @@
+"""One statement's text → Statement; the rules of a read applied to it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from manydb.dialects.grammar import Form, Grammar, Kind, Refusal, Source, refuse_functions, refuse_wide_templates
+from manydb.errors import Forbidden, MultipleStatements, ReadOnly, SqlSyntax, TooLarge
+from manydb.lexer import MAX_CHARACTERS, Token, tokenize
+from manydb.statements import opinion, tables
+from manydb.statements.placeholders import Placeholder, find
+
+_CACHED_CHARACTERS = 10_000  # longer texts are parsed anew, so that the cache stays within some megabytes
+_CACHE_SIZE = 512
+
+_FENCE = re.compile(r"\A```(?:[\w+-]*[ \t]*\r?\n)?(.*?)\s*```\Z", re.DOTALL)
+_BLANKS = " \t\r\n\f\v"
+_MAIN_WORDS = frozenset({"SELECT", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"})
+_MODIFYING = {
+    "INSERT": "INTO",
+    "DELETE": "FROM",
+    "MERGE": "INTO",
+    "UPDATE": "SET",
+}  # verb → a word it cannot do without
+_ROUTINES = frozenset({"TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"})
+
+_KIND_REFUSALS: dict[Kind, tuple[type[ReadOnly | Forbidden], str, str]] = {
+    "write": (ReadOnly, "writes or may write", "use execute_statement on a connection whose access is read_write"),
+    "ddl": (
+        ReadOnly,
+        "changes the schema or its rights",
+        "use execute_statement on a connection whose access is admin",
+    ),
+    "transaction": (Forbidden, "controls a transaction; every read already has one of its own", "send the query alone"),
+    "session": (Forbidden, "changes the session or its locks, which is shared", "send the query alone"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement, and what its text alone tells.
+
+    *sql* is exactly what is sent. *verb* is the word that does the work: DELETE in `WITH … DELETE`. *form* tells how a
+    read is run; *explained* is the query inside an EXPLAIN. *tables* are (schema or None, name) in order of appearance,
+    best effort, for error messages. *functions* are all names that are called. *refusal* is None for a read.
+    """
+
+    sql: str
+    kind: Kind
+    verb: str
+    form: Form
+    grammar: Grammar = field(repr=False)
+    tables: tuple[tuple[str | None, str], ...] = ()
+    functions: tuple[str, ...] = ()
+    placeholders: tuple[Placeholder, ...] = ()
+    refusal: Refusal | None = None
+    explained: str | None = None
+
+
+def parse(sql: str, grammar: Grammar) -> Statement:
+    """Read one statement; equal texts are parsed once.
+
+    Blanks around it, a Markdown fence, and a closing `;` with what follows it are dropped; nothing else is changed.
+    Raises SqlSyntax (nothing there, or not readable exactly), MultipleStatements and TooLarge.
+    """
+    return _parse_cached(sql, grammar) if len(sql) <= _CACHED_CHARACTERS else _parse(sql, grammar)
+
+
+def require_read(statement: Statement, *, second_opinion: bool = False) -> None:
+    """Raise ReadOnly or Forbidden (SqlSyntax for text that hides what it means) unless *statement* may run as a read.
+
+    With *second_opinion* a parser library is asked too; importing it costs about 150 ms, once.
+    """
+    if statement.refusal:
+        raise statement.refusal.as_error()
+    if second_opinion:
+        refusal = opinion.second_opinion(statement)
+        if refusal:
+            raise refusal.as_error()
+
+
+def check_functions(statement: Statement, volatile: frozenset[str]) -> None:
+    """Raise Forbidden if a function that the database's catalog calls *volatile* is called, except those that only compute."""
+    for name in statement.functions:
+        if name in volatile and not statement.grammar.harmless_functions.fullmatch(name):
+            raise Forbidden(
+                f"{name}() is declared volatile: it may act, not only compute",
+                suggestions=["leave the call out, or have it declared STABLE or IMMUTABLE if it only reads"],
+            )
+
+
+def _parse(sql: str, grammar: Grammar) -> Statement:
+    if len(sql) > MAX_CHARACTERS:
+        raise TooLarge(f"the statement has {len(sql):,} characters; the most is {MAX_CHARACTERS:,}")
+    text = _unfenced(sql)
+    text, tokens = _single(text, tokenize(text, grammar.lexicon))
+    source = Source.of(tokens)
+    if not source.tokens:
+        raise SqlSyntax("there is no statement", suggestions=["send one SQL statement"])
+    functions = _functions(source, grammar)
+    work = _work(source, grammar)
+    return Statement(
+        sql=text,
+        kind=work.kind,
+        verb=work.verb,
+        form=work.form,
+        grammar=grammar,
+        tables=tables.named(source, grammar),
+        functions=functions,
+        placeholders=find(source, grammar),
+        refusal=work.refusal or _refusal(work, source, grammar, functions),
+        explained=text[source.tokens[work.query].start :] if work.query is not None else None,
+    )
+
+
+_parse_cached = lru_cache(maxsize=_CACHE_SIZE)(_parse)
+
+
+def _unfenced(sql: str) -> str:
+    text = sql.strip(_BLANKS)
+    fenced = _FENCE.match(text) if text.startswith("```") else None
+    return fenced.group(1).strip(_BLANKS) if fenced else text
+
+
+def _single(text: str, tokens: list[Token]) -> tuple[str, list[Token]]:
+    """The text and tokens without the closing `;`. Raises MultipleStatements if a statement follows it."""
+    ends = [index for index, token in enumerate(tokens) if token.text == ";"]
+    last = max(
+        (index for index, token in enumerate(tokens) if token.kind != "comment" and token.text != ";"), default=-1
+    )
+    if ends and ends[0] < last and not _is_routine(tokens[: last + 1], ends[0]):
+        raise MultipleStatements("the text holds more than one statement", suggestions=["send one statement a call"])
+    end = next((index for index in ends if index > last), None)
+    return (text, tokens) if end is None else (text[: tokens[end].start].rstrip(_BLANKS), tokens[:end])
+
+
+def _is_routine(tokens: list[Token], first: int) -> bool:
+    """CREATE TRIGGER … BEGIN …; … END holds semicolons and is one statement; it is never a read."""
+    words = [token.text.upper() for token in tokens[:first] if token.kind == "word"]
+    return words[:1] == ["CREATE"] and not _ROUTINES.isdisjoint(words) and tokens[-1].text.upper() == "END"
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a statement does: the word that does it, and how it would be run as a read."""
+
+    verb: str
+    kind: Kind
+    form: Form = "other"
+    query: int | None = None  # the first token of an explained query
+    refusal: Refusal | None = None
+
+
+def _work(source: Source, grammar: Grammar) -> _Work:
+    first = source.keys[0]
+    reader = grammar.commands.get(first)
+    if reader is None:
+        return _query_work(source, grammar, 0, "query")
+    command = reader(source)
+    if isinstance(command, Refusal):
+        return _Work(first, grammar.kinds.get(first, "other"), refusal=command)
+    if command.query is None:
+        return _Work(first, "read", command.form)
+    # An explained query counts as what it explains: EXPLAIN ANALYZE runs it.
+    inner = _query_work(source, grammar, command.query, command.form)
+    return replace(inner, verb=first if inner.kind == "read" else inner.verb, query=command.query)
+
+
+def _query_work(source: Source, grammar: Grammar, start: int, form: Form) -> _Work:
+    main = _main(source, start)
+    verb = source.key(main) if main is not None else source.keys[start]
+    kind = grammar.kinds.get(verb, "other")
+    if kind != "read":
+        return _Work(verb or source.tokens[start].text, kind)
+    if source.keys[start] not in grammar.query_words:
+        return _Work(verb, "other")
+    modifying = next(_modifying_expressions(source), None)
+    return _Work(modifying, "write") if modifying else _Work(verb, "read", form)
+
+
+def _main(source: Source, index: int) -> int | None:
+    """The token that begins the statement proper: behind opening brackets and a WITH clause; None if there is none."""
+    while True:
+        while source.key(index) == "(":
+            index += 1
+        if source.key(index) != "WITH":
+            return index
+        index = _after_with(source, index)
+        if source.key(index) != "(":
+            return index if source.key(index) in _MAIN_WORDS else None
+
+
+def _after_with(source: Source, index: int) -> int:
+    """Where the statement after the WITH clause at *index* begins: at its verb, or at a bracket around it."""
+    index += 1
+    while index < len(source.keys):
+        key, before = source.keys[index], source.keys[index - 1]
+        if key == "(" and before != ")":
+            index = source.closing[index]
+        elif key in ("(", ")") or (key in _MAIN_WORDS and before not in ("WITH", "RECURSIVE", ",")):
+            return index
+        index += 1
+    return index
+
+
+def _modifying_expressions(source: Source) -> Iterator[str]:
+    """The verbs of data-modifying common table expressions: `AS (DELETE FROM …)`, also behind a WITH of their own."""
+    for index, key in enumerate(source.keys):
+        if key != "(" or source.key(index - 1) not in ("AS", "MATERIALIZED"):
+            continue
+        main = _main(source, index + 1)
+        verb = source.key(main) if main is not None else ""
+        if (
+            main is not None
+            and verb in _MODIFYING
+            and _MODIFYING[verb] in source.keys[main + 1 : source.closing[index]]
+        ):
+            yield verb
+
+
+def _functions(source: Source, grammar: Grammar) -> tuple[str, ...]:
+    """The names that stand before a `(`, and the fields that may be calls: `(x).f`, `$1.f`, `(x).a.f`."""
+    names: dict[str, None] = {}
+    field_of_value = -1
+    for index, token in enumerate(source.tokens):
+        if token.kind not in ("word", "name"):
+            continue
+        called = source.key(index + 1) == "(" and source.key(index - 1) not in ("AS", "WITH", "RECURSIVE")
+        if grammar.fields_call_functions and source.key(index - 1) == "." and index > 1:
+            owner = index - 2
+            if source.key(owner) in (")", "]") or source.tokens[owner].kind == "parameter" or owner == field_of_value:
+                field_of_value = index
+                called = True
+        if called:
+            names[grammar.name(token)] = None
+    return tuple(names)
+
+
+def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str, ...]) -> Refusal | None:
+    if work.kind in _KIND_REFUSALS:
+        error, does, suggestion = _KIND_REFUSALS[work.kind]
+        return Refusal(error, f"{work.verb} {does}", suggestion)
+    if work.kind == "other":
+        return Refusal(Forbidden, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
+    refusals = (check(source) for check in grammar.checks)
+    refusal = next((each for each in refusals if each), None)
+    return refusal or refuse_functions(source, grammar, functions) or refuse_wide_templates(source, grammar)

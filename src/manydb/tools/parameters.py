@@ -1,0 +1,57 @@
+"""Parameters that several tools share, spelled once; and how a tool answers."""
+
+from typing import Annotated, Any, cast
+
+import orjson
+from fastmcp import Context
+from fastmcp.tools import ToolResult
+from pydantic import BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from manydb.gateway import Gateway
+
+# A parameter that is left out may also come as null; its schema need not say so in every tool.
+Nothing = SkipJsonSchema[None]
+
+
+def _parsed(value: Any) -> Any:
+    """JSON that a client sent as a string, where an object or a list is meant."""
+    if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
+
+
+Connection = Annotated[str | Nothing, Field(description="Name from list_connections; optional if there is one")]
+Schema = Annotated[str | Nothing, Field(description="Only this schema")]
+Limit = Annotated[int, Field(ge=1, le=1000)]
+Params = Annotated[
+    dict[str, Any] | list[Any] | Nothing,
+    BeforeValidator(_parsed),
+    Field(description="Object for :name, list for positional placeholders"),
+]
+RowCap = Annotated[int | Nothing, Field(ge=1, description="Most rows to return")]
+Tables = Annotated[
+    str | list[str],
+    BeforeValidator(_parsed),
+    Field(description="schema.table or table; up to 10 as a list", max_length=500),
+]
+
+
+def gateway(ctx: Context) -> Gateway:
+    """The gateway of the running server."""
+    return cast("Gateway", ctx.lifespan_context["gateway"])
+
+
+def answer(found: Gateway, text: str | dict[str, Any]) -> ToolResult:
+    """One compact text block; a structured copy only where the settings ask for it."""
+    content = text if isinstance(text, str) else orjson.dumps(text).decode()
+    structured = None
+    if found.settings.structured:
+        try:
+            structured = orjson.loads(content) if isinstance(text, str) else text
+        except orjson.JSONDecodeError:
+            structured = {"text": content}
+    return ToolResult(content=content, structured_content=structured)

@@ -1,0 +1,68 @@
+"""Finding out what a database holds."""
+
+from typing import Annotated, Literal
+
+from fastmcp import Context
+from fastmcp.tools import ToolResult
+from pydantic import Field
+
+from manydb import reflection
+from manydb.errors import BadParameter
+from manydb.tools.parameters import Connection, Limit, Nothing, Schema, Tables, answer, gateway
+
+_MAX_TABLES = 10
+
+
+async def list_tables(
+    ctx: Context,
+    connection: Connection = None,
+    schema: Schema = None,
+    pattern: Annotated[
+        str | Nothing, Field(description="Substring, or LIKE pattern with %, of names and comments")
+    ] = None,
+    kind: Literal["table", "view"] | Nothing = None,
+    detail: Literal["names", "summary"] = "names",
+    limit: Limit = 1000,
+    cursor: str | Nothing = None,
+) -> ToolResult:
+    """List tables and views of all schemas; detail=summary adds row estimates, column counts and comments."""
+    found = gateway(ctx)
+    registration = found.connections.get(connection)
+    overview = await found.overview(registration)
+    tables = reflection.list_tables(
+        overview,
+        registration.dialect.quote,
+        schema=schema,
+        pattern=pattern,
+        kind=kind,
+        detail=detail,
+        limit=limit,
+        cursor=cursor,
+    )
+    return answer(found, {"connection": registration.name, **tables})
+
+
+async def search_schema(
+    ctx: Context,
+    pattern: Annotated[str, Field(min_length=1, description="Substring, or LIKE pattern with %")],
+    connection: Connection = None,
+    limit: Limit = 50,
+) -> ToolResult:
+    """Find tables, views, columns and indexes by a part of their name or comment."""
+    found = gateway(ctx)
+    registration = found.connections.get(connection)
+    hits = reflection.search(await found.snapshot(registration), pattern, registration.dialect.quote, limit=limit)
+    return answer(found, {"connection": registration.name, **hits})
+
+
+async def get_table_schema(ctx: Context, table: Tables, connection: Connection = None) -> ToolResult:
+    """Describe tables or views: columns, keys, foreign keys both ways, indexes, checks, comments."""
+    found = gateway(ctx)
+    registration = found.connections.get(connection)
+    names = [table] if isinstance(table, str) else table
+    if not 1 <= len(names) <= _MAX_TABLES:
+        raise BadParameter(f"name 1 to {_MAX_TABLES} tables a call")
+    overview = await found.overview(registration)
+    tables = await found.describe(registration, names)
+    replies = [reflection.table_reply(each, overview, registration.dialect.quote) for each in tables]
+    return answer(found, {"connection": registration.name, "tables": replies})
