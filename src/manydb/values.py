@@ -76,7 +76,7 @@ def text(value: bytes) -> str | dict[str, str]:
 
 
 def timestamp(value: str) -> str:
-    """ "2025-01-05 10:00:00+00" → "2025-01-05T10:00:00+00:00"; infinity and " BC" stay."""
+    """Write "2025-01-05 10:00:00+00" as "2025-01-05T10:00:00+00:00"; infinity and " BC" stay."""
     day, space, rest = value.partition(" ")
     if not space or rest == "BC":
         return value
@@ -84,7 +84,7 @@ def timestamp(value: str) -> str:
 
 
 def zoned_time(value: str) -> str:
-    """ "10:00:00+02" → "10:00:00+02:00"; a time without offset is returned as it is."""
+    """Write "10:00:00+02" as "10:00:00+02:00"; a time without offset is returned as it is."""
     clock, era, _ = value.partition(" BC")
     offset = clock[-3:]
     return f"{clock}:00{era}" if offset[0] in "+-" else value
@@ -168,7 +168,7 @@ def _is_exact(raw: str) -> bool:
     return True
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> Any:  # noqa: C901, PLR0911 - one line a type
     """Any value of any driver, by its Python type; what has no better form becomes its text."""
     match value:
         case None | bool():
@@ -213,7 +213,7 @@ def _is_unicode(value: str) -> bool:
 def integers(column: Sequence[int | None]) -> Sequence[Any]:
     """64-bit integers; the column itself when every value fits a JSON number."""
     try:
-        if -SAFE_INTEGER <= min(column) and max(column) <= SAFE_INTEGER:  # type: ignore[type-var, operator]  # None: below
+        if min(column) >= -SAFE_INTEGER and max(column) <= SAFE_INTEGER:  # type: ignore[type-var, operator]  # None: below
             return column
     except TypeError:
         pass  # a null is in it
@@ -228,6 +228,11 @@ def reals(column: Sequence[float | None]) -> Sequence[Any]:
     except TypeError:
         pass  # a null is in it
     return [value if value is None else real(value) for value in column]
+
+
+def numbers(column: Sequence[float | None]) -> Sequence[Any]:
+    """Integers and floats in any order."""
+    return [value if value is None or -SAFE_INTEGER <= value <= SAFE_INTEGER else plain(value) for value in column]
 
 
 def mixed(column: Sequence[Any]) -> Sequence[Any]:
@@ -268,7 +273,7 @@ def moment(microseconds: int, offset: str = "") -> str:
 
 
 def clock_time(microseconds: int) -> str:
-    """ "10:00:00", "10:00:00.5", "24:00:00"."""
+    """Time of day, with as many decimals as it has: "10:00:00", "10:00:00.5", "24:00:00"."""
     seconds, fraction = divmod(microseconds, 1_000_000)
     minutes, second = divmod(seconds, 60)
     clock = f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}"
@@ -335,7 +340,7 @@ def whole(value: Any, low: int, high: int) -> int:
     """An integer given as 5, 5.0 or "5"; ValueError outside *low* … *high* or for anything else."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip(), re.ASCII):
         value = int(value)
-    elif isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError("not an integer in range")

@@ -60,7 +60,8 @@ ANALYZE customers
 """
 MYSQL = """
 CREATE TABLE customers (
-    id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY, email varchar(120) NOT NULL UNIQUE COMMENT 'where invoices go',
+    id bigint unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    email varchar(120) NOT NULL UNIQUE COMMENT 'where invoices go',
     referrer bigint unsigned, full_name varchar(40) DEFAULT 'no''body', rank_ int(11) NOT NULL DEFAULT 7,
     kind enum('person','it''s odd') NOT NULL DEFAULT 'person', flags set('a','b'), extra json, story text,
     seen timestamp NOT NULL DEFAULT current_timestamp ON UPDATE current_timestamp,
@@ -88,7 +89,8 @@ CREATE TABLE customers (
     CONSTRAINT named CHECK (length(email) > 3) -- the last
 );
 CREATE UNIQUE INDEX customers_lower ON customers (lower(full_name), email DESC) WHERE full_name IS NOT NULL;
-CREATE TABLE "Order Lines" (order_id int, [select] int, customer_id int NOT NULL REFERENCES customers (id) ON DELETE CASCADE,
+CREATE TABLE "Order Lines" (order_id int, [select] int,
+    customer_id int NOT NULL REFERENCES customers (id) ON DELETE CASCADE,
     PRIMARY KEY (order_id, "select")) WITHOUT ROWID, STRICT;
 CREATE TABLE "a.b" (order_id int, line int, "naïve" text,
     FOREIGN KEY (order_id, line) REFERENCES "Order Lines" (order_id, "select") ON UPDATE CASCADE);
@@ -181,9 +183,8 @@ async def test_an_empty_database_has_no_relations(databases: Databases, backend:
 
 
 async def test_tables_come_in_the_order_asked_for_and_unknown_ones_are_left_out(any_awkward: AsyncConnection) -> None:
-    tables = await described(any_awkward, "customers", "missing", "a.b", "customers")
-    assert [table.name for table in tables if table.schema != "sales"][:1] == ["customers"]
-    assert len(tables) == len({table.address for table in tables})
+    tables = await described(any_awkward, "Big Orders", "big_orders", "missing", "customers", "customers")
+    assert [table.name.lower().replace(" ", "_") for table in tables] == ["big_orders", "customers"]
 
 
 async def test_asking_for_no_table_reads_none(any_awkward: AsyncConnection) -> None:
@@ -191,7 +192,11 @@ async def test_asking_for_no_table_reads_none(any_awkward: AsyncConnection) -> N
 
 
 async def test_reading_works_in_a_read_only_transaction(databases: Databases, backend: str) -> None:
-    begin = {"postgresql": "SET TRANSACTION READ ONLY", "mysql": "START TRANSACTION READ ONLY", "sqlite": "PRAGMA query_only=1"}
+    begin = {
+        "postgresql": "SET TRANSACTION READ ONLY",
+        "mysql": "START TRANSACTION READ ONLY",
+        "sqlite": "PRAGMA query_only=1",
+    }
     async with awkward(databases, backend) as conn:
         await conn.exec_driver_sql(begin[backend])
         assert (await described(conn, "customers"))[0].comment in {"People who buy", ""}
@@ -203,31 +208,32 @@ async def test_the_default_catalog_agrees_on_what_it_knows(any_awkward: AsyncCon
     if not own:
         pytest.skip(f"this database's script has no {name}")
     (table,) = await Catalog().describe(any_awkward, [own[0].address])
-    for of in ("name", "kind", "primary_key", "referenced_by"):
-        assert getattr(table, of) == getattr(own[0], of)
+    assert (table.name, table.kind, table.primary_key) == (own[0].name, own[0].kind, own[0].primary_key)
     assert [column.name for column in table.columns] == [column.name for column in own[0].columns]
-    assert [column.comment for column in table.columns if column.comment] == [
-        column.comment for column in own[0].columns if column.comment and any_awkward.dialect.name != "sqlite"
-    ]
-    assert {key.columns: key.target for key in table.foreign_keys} == {
-        key.columns: key.target for key in own[0].foreign_keys
-    }
+    assert len(table.foreign_keys) == len(own[0].foreign_keys)
+    if any_awkward.dialect.name != "sqlite":  # where SQLAlchemy keeps the case in which a reference was written
+        assert set(table.foreign_keys) == set(own[0].foreign_keys)
+        assert set(table.referenced_by) == set(own[0].referenced_by)
+        assert [column.comment for column in table.columns] == [column.comment for column in own[0].columns]
 
 
 async def test_the_default_catalog_lists_what_the_own_one_lists(databases: Databases, backend: str) -> None:
     async with awkward(databases, backend) as conn:
         if backend == "sqlite":
-            await conn.exec_driver_sql("DROP VIEW broken")  # the Inspector cannot read the columns of anything beside it
-        own, default = await CATALOGS[backend].overview(conn), await Catalog().overview(conn)
-        listed = set(kinds(own))
-        assert listed <= set(kinds(default))
-        assert own.default_schema == default.default_schema
-        assert {entry[:3] for entry in await CATALOGS[backend].columns(conn)} <= {
-            entry[:3] for entry in await Catalog().columns(conn)
-        }
-        assert {entry.name for entry in await CATALOGS[backend].indexes(conn)} <= {
-            entry.name for entry in await Catalog().indexes(conn)
-        }
+            await conn.exec_driver_sql(
+                "DROP VIEW broken"
+            )  # the Inspector cannot read the columns of anything beside it
+        own, default = CATALOGS[backend], Catalog()
+        overview = await own.overview(conn)
+        schemas = {"sales", overview.default_schema}  # a server may have databases of others, which come and go
+        listed = {relation.address for relation in overview.relations if relation.schema in schemas}
+        assert listed <= set((await default.overview(conn)).by_address)
+        assert (await default.overview(conn)).default_schema == overview.default_schema
+        columns = {entry[:3] for entry in await own.columns(conn) if entry.schema in schemas}
+        assert columns <= {entry[:3] for entry in await default.columns(conn)}
+        indexes = {entry.name for entry in await default.indexes(conn) if entry.schema in schemas}
+        assert indexes
+        assert indexes <= {entry.name for entry in await own.indexes(conn)}
 
 
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
@@ -523,7 +529,9 @@ async def test_sqlite_views_and_virtual_tables_are_told(sqlite: AsyncConnection)
 async def test_sqlite_search_entries_survive_a_broken_view(sqlite: AsyncConnection) -> None:
     columns = await SQLiteCatalog().columns(sqlite)
     assert ("main", "customers", "email", "varchar(120)", "where invoices go") in columns
-    assert ("main", "a.b", "naïve", "TEXT", "") in [(*entry[:3], entry.type.upper(), entry.comment) for entry in columns]
+    assert ("main", "a.b", "naïve", "TEXT", "") in [
+        (*entry[:3], entry.type.upper(), entry.comment) for entry in columns
+    ]
     indexes = await SQLiteCatalog().indexes(sqlite)
     assert [index.name for index in indexes] == ["customers_lower", "copied_one"]
 

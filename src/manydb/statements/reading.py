@@ -81,7 +81,7 @@ def require_read(statement: Statement, *, second_opinion: bool = False) -> None:
 
 
 def check_functions(statement: Statement, volatile: frozenset[str]) -> None:
-    """Raise Forbidden if a function that the database's catalog calls *volatile* is called, except those that only compute."""
+    """Raise Forbidden if a function that the catalog calls *volatile* is called, except those that only compute."""
     for name in statement.functions:
         if name in volatile and not statement.grammar.harmless_functions.fullmatch(name):
             raise Forbidden(

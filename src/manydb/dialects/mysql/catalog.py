@@ -45,6 +45,9 @@ SELECT table_schema, table_name, column_name, column_type, column_comment
 FROM information_schema.columns WHERE table_schema {_USER_SCHEMA}
 ORDER BY table_schema, table_name, ordinal_position"""
 
+# MariaDB tells a sequence's state as columns.
+_SEQUENCES = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'SEQUENCE'"
+
 _INDEXES = f"""
 SELECT * FROM information_schema.statistics WHERE table_schema {_USER_SCHEMA} AND index_name <> 'PRIMARY'
 ORDER BY table_schema, table_name, index_name, seq_in_index"""
@@ -93,9 +96,11 @@ class MySQLCatalog(Catalog):
         return Overview(tuple(_relation(row, default) for row in await read_rows(conn, _OVERVIEW)), default)
 
     async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
+        sequences = {(schema, name) for schema, name in await read_rows(conn, _SEQUENCES)}
         return tuple(
             ColumnEntry(schema, table, name, plain_type(type_text), comment)
             for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
+            if (schema, table) not in sequences
         )
 
     async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:

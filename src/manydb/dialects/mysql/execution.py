@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
@@ -72,8 +73,7 @@ async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], li
 
 async def _limit_selects(connection: AsyncConnection, raw: _Driver, rows: int) -> None:
     """Set the session's limit, unless this very check-out has: sessions are reset on their way back to the pool."""
-    checkout = connection.sync_connection
-    assert checkout is not None  # it has just given the driver's connection
+    checkout = cast("Connection", connection.sync_connection)
     if checkout.get_execution_options().get(_SELECT_LIMIT) != rows:
         await raw.query(f"SET SESSION {_SELECT_LIMIT} = {rows}")
         checkout.execution_options(**{_SELECT_LIMIT: rows})
@@ -179,7 +179,7 @@ def _with_literals(raw: _Driver, sql: str, args: tuple[Any, ...]) -> str:
         raise BadParameter(f"{len(args)} values do not fit the number of placeholders in the statement") from error
 
 
-def _literal(raw: _Driver, value: Any, position: int) -> str:
+def _literal(raw: _Driver, value: Any, position: int) -> str:  # noqa: PLR0911 - one line a type
     try:
         match value:
             case None:

@@ -47,8 +47,8 @@ _FUNCTION_RULES = (
     functions(r".*_wait | wait_(for|until)_.* | wsrep_sync_wait.*", "waits for another server"),
     functions(r"nextval | setval | lastval", "moves a sequence"),
     functions(
-        r"sys_(exec|eval|get|set) | lib_mysqludf_.* | keyring_.* | group_replication_.* | version_tokens_.* | audit_log_.*"
-        r"| audit_api_.* | mysql_firewall_.* | set_firewall_.* | masking_dictionar.* | asynchronous_connection_failover_.*"
+        r"sys_(exec|eval|get|set) | lib_mysqludf_.* | keyring_.* | group_replication_.* | version_tokens_.*"
+        r"| audit_(log|api)_.* | mysql_firewall_.* | set_firewall_.* | asynchronous_connection_failover_.*"
         r"| query_rewrite.* | load_rewrite_rules | flush_rewrite_cache | mysql_query_attribute_.* | spider_.*",
         "acts on the database server",
     ),

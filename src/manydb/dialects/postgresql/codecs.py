@@ -19,14 +19,13 @@ _SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
 # Read and written as the server's text. Without an entry, asyncpg would make Python objects of these that lose
 # something, or that JSON has no form for. The driver's own choice is text for all that is not in this file.
 _TEXT = {
-    **{18: '"char"', 27: "tid", 600: "point", 601: "lseg", 602: "path", 603: "box", 604: "polygon", 628: "line"},
-    **{650: "cidr", 718: "circle", 869: "inet", 1082: "date", 1083: "time", 1186: "interval", 1560: "bit"},
-    **{1562: "varbit", 1700: "numeric", 2950: "uuid", 2970: "txid_snapshot", 3220: "pg_lsn", 4072: "jsonpath"},
-    **{5038: "pg_snapshot", 5017: "pg_mcv_list", 4600: "pg_brin_bloom_summary", 4601: "pg_brin_minmax_multi_summary"},
-    **{3904: "int4range", 3906: "numrange", 3908: "tsrange", 3910: "tstzrange", 3912: "daterange", 3926: "int8range"},
-    **{4451: "int4multirange", 4532: "nummultirange", 4533: "tsmultirange", 4534: "tstzmultirange"},
-    **{4535: "datemultirange", 4536: "int8multirange"},
-}
+    18: '"char"', 27: "tid", 600: "point", 601: "lseg", 602: "path", 603: "box", 604: "polygon", 628: "line",
+    650: "cidr", 718: "circle", 869: "inet", 1082: "date", 1083: "time", 1186: "interval", 1560: "bit", 1562: "varbit",
+    1700: "numeric", 2950: "uuid", 2970: "txid_snapshot", 3220: "pg_lsn", 4072: "jsonpath", 5038: "pg_snapshot",
+    3904: "int4range", 3906: "numrange", 3908: "tsrange", 3910: "tstzrange", 3912: "daterange", 3926: "int8range",
+    4451: "int4multirange", 4532: "nummultirange", 4533: "tsmultirange", 4534: "tstzmultirange", 4535: "datemultirange",
+    4536: "int8multirange", 4600: "pg_brin_bloom_summary", 4601: "pg_brin_minmax_multi_summary", 5017: "pg_mcv_list",
+}  # fmt: skip
 BYTEA, RECORD = 17, 2249
 
 
@@ -80,10 +79,10 @@ class Settings(Protocol):
     """asyncpg's ConnectionSettings: its codecs by oid. The public methods look types up by name, one query each."""
 
     def get_data_codec(self, oid: int) -> Any: ...
-    def set_builtin_type_codec(
+    def set_builtin_type_codec(  # noqa: PLR0917 - asyncpg's
         self, oid: int, name: str, schema: str, kind: str, alias: str, text_or_binary: str
     ) -> None: ...
-    def add_python_codec(
+    def add_python_codec(  # noqa: PLR0917 - asyncpg's
         self,
         oid: int,
         name: str,
@@ -182,7 +181,7 @@ class Codecs:
         decoders = [self.decoder(oid) for _, oid in described.parts]
 
         def decode(text: str) -> Any:
-            fields = literals.record(text)
+            fields = literals.record(text) if names else []
             if len(fields) != len(names):
                 return text  # altered since the statement was prepared
             read = (None if field is None else decoder(field) for field, decoder in zip(fields, decoders, strict=True))

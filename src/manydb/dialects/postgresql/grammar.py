@@ -31,7 +31,10 @@ _FUNCTION_RULES = (
         r"| pg_hba_file_rules | pg_ident_file_mappings | pg_rotate_logfile.* | adminpack.*",
         "reaches the files of the database server",
     ),
-    functions(r"lo_.* | loread | lowrite", "reads or writes large objects"),
+    functions(
+        r"lo_(close|creat|from_bytea|get|lseek|manage|oid|open|put|tell|truncate|unlink)(e|64)? | loread | lowrite",
+        "reads or writes large objects",
+    ),
     functions(r"(next|set)val | pg_nextoid", "moves a sequence", "read the sequence's last_value instead"),
     functions(r"set_config", "changes a setting", "settings are fixed for reads"),
     functions(r"dblink.* | postgres_fdw_.*", "opens another connection", "register that database as a connection"),
@@ -68,7 +71,8 @@ _HARMLESS = functions(
     r"| pg_sequence_last_value"
     r"| pg_stat_get_.* | pg_stat_have_stats | pg_lock_status | pg_prepared_xact"
     r"| pg_xact_(status | commit_timestamp.*)"
-    r"| txid_status | pg_notification_queue_usage | pg_get_(multixact_members | backend_memory_contexts | shmem_allocations)"
+    r"| txid_status | pg_notification_queue_usage"
+    r"| pg_get_(multixact_members | backend_memory_contexts | shmem_allocations)"
     r"| pg_show_replication_origin_status | pg_control_(checkpoint|init|recovery|system) | pg_stat_statements(_info)?",
     "",
 ).pattern

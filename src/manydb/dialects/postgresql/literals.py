@@ -49,11 +49,9 @@ def array(text: str, decode: Decoder, delimiter: str = ",") -> list[Any]:
 
 
 def record(text: str) -> list[str | None]:
-    """The fields' own texts, None for null. ValueError when *text* is no record."""
+    """The fields' own texts, None for null; "()" is one null field. ValueError when *text* is no record."""
     if not (text.startswith("(") and text.endswith(")")):
         raise ValueError("not a record literal")
-    if text == "()":
-        return []
     fields: list[str | None] = []
     position = 1
     while position < len(text):

@@ -19,7 +19,7 @@ _JSON = {114, 3802}
 _TIMESTAMP = 1114
 
 
-def bind(value: Any, oid: int, known: Mapping[int, Type]) -> Any:
+def bind(value: Any, oid: int, known: Mapping[int, Type]) -> Any:  # noqa: PLR0911 - one line a kind of type
     """ValueError or TypeError when *value* cannot be what type *oid* wants."""
     if value is None:
         return None
@@ -74,7 +74,7 @@ def _double(value: Any) -> float:
 
 
 def _bytes(value: Any) -> bytes:
-    """{"$bytes": base64}, "\\\\x0aff" or base64 text."""
+    """From {"$bytes": base64}, from hexadecimal digits after a backslash and x, or from base64 text."""
     if isinstance(value, bytes):
         return value
     tagged = values.tagged_bytes(value)

@@ -43,7 +43,7 @@ def decode(message: bytes, known: Mapping[int, Type]) -> list[Any]:
     """The fields in order; *known* describes types that are not built in."""
     reader = _Reader(message)
     (count,) = reader.integers("i")
-    return [_field(*reader.integers("I"), reader.field(), known) for _ in range(count)]
+    return [_field(reader.integers("I")[0], reader.field(), known) for _ in range(count)]
 
 
 def _field(oid: int, data: bytes | None, known: Mapping[int, Type]) -> Any:
@@ -55,7 +55,7 @@ def _field(oid: int, data: bytes | None, known: Mapping[int, Type]) -> Any:
         return values.data(data)
 
 
-def _value(oid: int, data: bytes, known: Mapping[int, Type]) -> Any:
+def _value(oid: int, data: bytes, known: Mapping[int, Type]) -> Any:  # noqa: PLR0911 - one line a kind of type
     if oid in _SCALARS:
         return _SCALARS[oid](data)
     if oid == _RECORD:

@@ -1,6 +1,7 @@
 """One statement on an aiosqlite connection: at most *limit* rows, in the JSON form of docs/values.md."""
 
 import math
+import operator
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
@@ -64,26 +65,27 @@ def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit
     finally:
         cursor.close()  # an open cursor would keep the read transaction alive past ROLLBACK
     kept = records[:limit]
-    plan, types = _plan(kept, len(columns))
-    return Rows(columns, types, values.rows(kept, plan), more=len(records) > limit)
+    found = list(zip(*kept, strict=True)) if kept else [()] * len(columns)
+    converted = [_column(column) for column in found]
+    unchanged = all(map(operator.is_, converted, found))
+    rows = kept if unchanged else list(zip(*converted, strict=True))
+    return Rows(columns, [_storage_class(column) for column in found], rows, more=len(records) > limit)
 
 
-def _plan(records: Sequence[Sequence[Any]], width: int) -> tuple[dict[int, Any], list[str]]:
-    """Any row of a column may hold any type here, so the values decide."""
-    if not records:
-        return {}, ["null"] * width
-    plan = {}
-    types = []
-    for index, column in enumerate(zip(*records, strict=True)):
-        types.append(_STORAGE_CLASSES[type(next((value for value in column if value is not None), None))])
-        kinds = set(map(type, column)) - {type(None)}
-        if kinds == {int}:
-            plan[index] = values.integers
-        elif kinds == {float}:
-            plan[index] = values.reals
-        elif kinds - {str}:
-            plan[index] = values.mixed
-    return plan, types
+def _storage_class(column: Sequence[Any]) -> str:
+    return _STORAGE_CLASSES[type(next((value for value in column if value is not None), None))]
+
+
+def _column(column: Sequence[Any]) -> Sequence[Any]:
+    """Any row may hold any type, so the values decide, and not a declaration."""
+    kinds = set(map(type, column)) - {type(None)}
+    if kinds <= {str}:
+        return column
+    if kinds == {int}:
+        return values.integers(column)
+    if kinds == {float}:
+        return values.reals(column)
+    return values.numbers(column) if kinds == {int, float} else values.mixed(column)
 
 
 def _bind(value: Any, position: int) -> Any:
@@ -94,9 +96,7 @@ def _bind(value: Any, position: int) -> Any:
                 return value
             case bool() | int():
                 return values.whole(int(value), -_INT64, _INT64 - 1)
-            case float():
-                if math.isnan(value):
-                    raise ValueError("SQLite stores NaN as NULL")
+            case float() if not math.isnan(value):  # which would be stored as NULL
                 return value
             case dict() if (data := values.tagged_bytes(value)) is not None:
                 return data

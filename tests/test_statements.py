@@ -1,0 +1,360 @@
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manydb import statements
+from manydb.dialects.grammar import STANDARD, Grammar
+from manydb.dialects.mysql.grammar import GRAMMAR as MYSQL
+from manydb.dialects.postgresql.grammar import GRAMMAR as POSTGRESQL
+from manydb.dialects.sqlite.grammar import GRAMMAR as SQLITE
+from manydb.errors import (
+    BadParameter,
+    Forbidden,
+    ManydbError,
+    MultipleStatements,
+    ReadOnly,
+    SqlSyntax,
+    TooLarge,
+    Unsupported,
+)
+from manydb.statements import bind, check_functions, parse, require_read, second_opinion
+
+GRAMMARS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "sqlite": SQLITE}
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def corpus(name: str, *, policy_only: bool = False) -> Iterator[Any]:
+    """(grammar, sql) for each line of a corpus file."""
+    for line in (CORPUS / f"{name}.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        if not policy_only or case["by"] == ["policy"]:
+            sql = case.get("sql") or "".join(text * times for text, times in case.get("sql_parts", ()))
+            yield pytest.param(GRAMMARS[case["dialect"]], sql, id=case["id"])
+
+
+def is_read(sql: str, grammar: Grammar, *, opinion: bool = False) -> bool:
+    try:
+        require_read(parse(sql, grammar), second_opinion=opinion)
+    except ManydbError as error:
+        assert error.message
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("grammar", "sql"), corpus("must_accept"))
+def test_an_honest_statement_is_a_read_and_is_sent_as_written(grammar: Grammar, sql: str) -> None:
+    statement = parse(sql, grammar)
+    require_read(statement, second_opinion=True)
+    assert statement.kind == "read"
+    assert sql.strip().startswith(statement.sql)
+    assert bind(statement, None, "format") == (statement.sql, ())
+
+
+@pytest.mark.parametrize(("grammar", "sql"), corpus("must_reject", policy_only=True))
+def test_what_only_the_policy_can_stop_is_stopped(grammar: Grammar, sql: str) -> None:
+    assert not is_read(sql, grammar)
+
+
+def swap_case(sql: str) -> str:
+    """Bare ASCII words in the other case; what stands in quotes of any kind, comments and numbers stays."""
+    quoted = r"('(?:[^'\\]|\\.|'')*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|\$\w*\$.*?\$\w*\$|--[^\n\r]*|/\*.*?\*/)"
+    parts = re.split(quoted, sql, flags=re.DOTALL)
+    return "".join(part if index % 2 else part.swapcase() for index, part in enumerate(parts))
+
+
+@pytest.mark.parametrize(("grammar", "sql"), [*corpus("must_accept"), *corpus("must_reject")])
+def test_dressing_a_statement_up_does_not_change_the_answer(grammar: Grammar, sql: str) -> None:
+    expected = is_read(sql, grammar)
+    assert is_read("/* x */ " + sql, grammar) is expected
+    assert is_read(" \n" + sql + "\n", grammar) is expected
+    assert is_read(sql + "\n;", grammar) is expected
+    assert is_read(sql + "\n; -- done", grammar) is expected
+    assert is_read(f"```sql\n{sql}\n```", grammar) is expected
+    assert is_read(swap_case(sql), grammar) is expected
+
+
+@pytest.mark.parametrize(("grammar", "sql"), corpus("must_accept"))
+def test_a_query_in_parentheses_is_still_a_query(grammar: Grammar, sql: str) -> None:
+    statement = parse(sql, grammar)
+    if statement.form == "query" and grammar is not SQLITE:
+        assert is_read(f"(({statement.sql}\n))", grammar)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "sql"),
+    [
+        (POSTGRESQL, "SELECT t.into, t.update FROM t"),
+        (POSTGRESQL, "SELECT count(*) AS delete, update FROM t"),
+        (POSTGRESQL, "SELECT * FROM f() AS (update int, b text)"),
+        (POSTGRESQL, "SELECT substring('abc' FROM 1 FOR 2), (home).city FROM t"),
+        (POSTGRESQL, "WITH RECURSIVE s AS (SELECT 1 n) SEARCH DEPTH FIRST BY n SET o SELECT * FROM s"),
+        (POSTGRESQL, "EXPLAIN (ANALYZE, BUFFERS) (SELECT 1)"),
+        (POSTGRESQL, "SELECT E'a'\n'\\'; DELETE FROM t; --'"),
+        (POSTGRESQL, "SELECT lpad(repeat('x', 3), 10), lpad(5000000::text, 12), format('%s', 5000000)"),
+        (POSTGRESQL, "SELECT repeat('#', (total * 100 / 1000000)::int) FROM t"),
+        (MYSQL, "SELECT insert('abc', 1, 1, 'x'), replace('a', 'b', 'c'), truncate(1.5, 0), last_insert_id()"),
+        (MYSQL, "SELECT * FROM t FOR SYSTEM_TIME AS OF '2025-01-01'"),
+        (MYSQL, "SELECT * FROM t USE INDEX FOR JOIN (i)"),
+        (MYSQL, "ANALYZE FORMAT=JSON SELECT 1"),
+        (MYSQL, "SHOW FULL TABLES FROM shop"),
+        (MYSQL, "SHOW GLOBAL VARIABLES LIKE 'version%'"),
+        (SQLITE, "SELECT replace('a', 'b', 'c'), printf('%d', 5000000)"),
+        (SQLITE, "SELECT * FROM pragma_table_info('t')"),
+        (STANDARD, "WITH a AS (SELECT 1) SELECT * FROM a"),
+    ],
+)
+def test_words_that_look_dangerous_but_are_not_pass(grammar: Grammar, sql: str) -> None:
+    assert is_read(sql, grammar, opinion=True)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "sql"),
+    [
+        (POSTGRESQL, "SELECT ('/etc/passwd'::text).pg_read_file"),
+        (POSTGRESQL, "SELECT (ARRAY['/etc/passwd'])[1] . /**/ pg_read_file"),
+        (POSTGRESQL, "SELECT $1.pg_sleep"),
+        (POSTGRESQL, "SELECT a[1:pg_sleep(1)] FROM t"),
+        (POSTGRESQL, "WITH a AS (WITH b AS (SELECT 1) DELETE FROM x RETURNING 1) SELECT 1"),
+        (POSTGRESQL, "WITH a AS (SELECT 1) UPDATE x SET y = 1"),
+        (POSTGRESQL, "SELECT repeat('x', 1000 * 1000 * 1000)"),
+        (POSTGRESQL, "SELECT repeat(repeat(repeat('x', 1000), 1000), 1000)"),
+        (POSTGRESQL, "SELECT array_fill(0, ARRAY[10000, 10000])"),
+        (POSTGRESQL, "SELECT format('%*s', 1000000000, 'x')"),
+        (POSTGRESQL, "SHOW pg_sleep(1)"),
+        (POSTGRESQL, "SELECT 1 FOR\nNO KEY UPDATE"),
+        (MYSQL, "SELECT 1e1INTO @a"),
+        (MYSQL, "SELECT .5INTO OUTFILE '/x'"),
+        (MYSQL, "SELECT 7 %sleep(1)"),
+        (MYSQL, "SELECT `sleep` /**/ (1)"),
+        (MYSQL, "SHOW TABLES WHERE sleep(1)"),
+        (MYSQL, "SHOW FULL PROCESSLIST"),
+        (MYSQL, "ANALYZE TABLE t"),
+        (MYSQL, "EXPLAIN FORMAT=JSON DELETE FROM t"),
+        (MYSQL, "SELECT * FROM `mysql` . user"),
+        (MYSQL, "SELECT /*+ SET_VAR(sql_mode='ANSI_QUOTES') */ 1"),
+        (SQLITE, "PRAGMA main.journal_mode = WAL"),
+        (SQLITE, "SELECT [load_extension]('x')"),
+        (SQLITE, "SELECT printf('%.*c', 900000000, 'x')"),
+        (SQLITE, "SELECT printf('%900000000d', 1)"),
+        (SQLITE, "SELECT * FROM pragma_wal_checkpoint"),
+        (STANDARD, "SHOW TABLES"),
+        (STANDARD, "TABLE t"),
+    ],
+)
+def test_disguised_actions_are_refused(grammar: Grammar, sql: str) -> None:
+    assert not is_read(sql, grammar)
+
+
+@pytest.mark.parametrize(
+    ("sql", "error", "words"),
+    [
+        ("DELETE FROM t", ReadOnly, "DELETE"),
+        ("WITH d AS (DELETE FROM t RETURNING *) SELECT * FROM d", ReadOnly, "DELETE"),
+        ("DROP TABLE t", ReadOnly, "DROP"),
+        ("COMMIT", Forbidden, "COMMIT"),
+        ("SET x = 1", Forbidden, "SET"),
+        ("SELECT pg_sleep(5)", Forbidden, "pg_sleep"),
+        ("VACUUM", Forbidden, "VACUUM"),
+    ],
+)
+def test_a_refusal_names_the_construct_and_what_would_be_right(sql: str, error: type[ManydbError], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        require_read(parse(sql, POSTGRESQL))
+    assert caught.value.suggestions
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "verb", "form"),
+    [
+        ("select 1", "read", "SELECT", "query"),
+        ("(VALUES (1))", "read", "VALUES", "query"),
+        ("WITH a AS (SELECT 1) SELECT 1", "read", "SELECT", "query"),
+        ("WITH a AS (SELECT 1) INSERT INTO t SELECT * FROM a", "write", "INSERT", "other"),
+        ("EXPLAIN ANALYZE SELECT 1", "read", "EXPLAIN", "explain"),
+        ("SHOW search_path", "read", "SHOW", "show"),
+        ("CREATE TABLE t (a int)", "ddl", "CREATE", "other"),
+        ("ROLLBACK", "transaction", "ROLLBACK", "other"),
+        ("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END;", "ddl", "CREATE", "other"),
+    ],
+)
+def test_a_statement_says_what_it_is(sql: str, kind: str, verb: str, form: str) -> None:
+    statement = parse(sql, POSTGRESQL)
+    assert (statement.kind, statement.verb, statement.form) == (kind, verb, form)
+
+
+def test_the_query_inside_an_explain_is_given() -> None:
+    assert parse("EXPLAIN (COSTS off) SELECT 1 -- x", POSTGRESQL).explained == "SELECT 1 -- x"
+    assert parse("SELECT 1", POSTGRESQL).explained is None
+
+
+@pytest.mark.parametrize(
+    ("written", "sent"),
+    [
+        ("  SELECT 1 ;; ", "SELECT 1"),
+        ("SELECT 1; -- done; really", "SELECT 1"),
+        ("SELECT 1 -- ;", "SELECT 1 -- ;"),
+        ("```sql\nSELECT 1;\n```", "SELECT 1"),
+        ("```\nSELECT 1\n```\n", "SELECT 1"),
+        ("SELECT  'a;b'", "SELECT  'a;b'"),
+    ],
+)
+def test_wrapping_is_dropped_and_nothing_else(written: str, sent: str) -> None:
+    assert parse(written, POSTGRESQL).sql == sent
+
+
+@pytest.mark.parametrize("sql", ["", " ; ;", "-- nothing", "```sql\n```"])
+def test_no_statement_is_a_syntax_error(sql: str) -> None:
+    with pytest.raises(SqlSyntax):
+        parse(sql, POSTGRESQL)
+
+
+def test_two_statements_and_long_ones_are_refused() -> None:
+    with pytest.raises(MultipleStatements):
+        parse("SELECT 1; SELECT 2", POSTGRESQL)
+    with pytest.raises(TooLarge):
+        parse("SELECT " + "1" * 100_000, POSTGRESQL)
+
+
+@pytest.mark.parametrize(
+    ("sql", "tables"),
+    [
+        ('SELECT * FROM a, s."B" x JOIN c USING (id)', [(None, "a"), ("s", "B"), (None, "c")]),
+        ("WITH a AS (SELECT 1), b(x) AS (SELECT * FROM t) SELECT * FROM a, b", [(None, "t")]),
+        ("SELECT extract(year FROM d) FROM t WHERE a IS DISTINCT FROM b", [(None, "t")]),
+        ("SELECT * FROM generate_series(1, 2) g, (SELECT * FROM t) q", [(None, "t")]),
+        ("INSERT INTO s.t (a) VALUES (1)", [("s", "t")]),
+    ],
+)
+def test_the_tables_named_are_found(sql: str, tables: list[tuple[str | None, str]]) -> None:
+    assert list(parse(sql, POSTGRESQL).tables) == tables
+
+
+def test_functions_are_looked_up_as_the_database_names_them() -> None:
+    statement = parse('SELECT App.Hit(1), "Odd"(2), (x).touch, t.column FROM t', POSTGRESQL)
+    assert statement.functions == ("hit", "Odd", "touch")
+    with pytest.raises(Forbidden, match="hit"):
+        check_functions(statement, frozenset({"hit"}))
+    check_functions(parse("SELECT random(), app.double_it(1)", POSTGRESQL), frozenset({"random", "hit"}))
+
+
+def test_a_second_opinion_only_refuses_and_survives_what_it_cannot_parse() -> None:
+    assert second_opinion(parse("SELECT 1", POSTGRESQL)) is None
+    assert (
+        second_opinion(parse("SELECT * FROM t FOR UPDATE", POSTGRESQL)) is None
+    )  # refused already: not a query to judge
+    assert second_opinion(parse("SELECT " + "(" * 190 + "1" + ")" * 190, POSTGRESQL)) is None
+
+
+NUMBERED, PERCENT, QMARK = "numeric_dollar", "format", "qmark"
+
+
+@pytest.mark.parametrize(
+    ("grammar", "style", "sql", "params", "text", "arguments"),
+    [
+        (POSTGRESQL, NUMBERED, "SELECT :a, :b, :a", {"a": 1, "b": 2}, "SELECT $1, $2, $1", (1, 2)),
+        (MYSQL, PERCENT, "SELECT :a, :b, :a", {"a": 1, "b": 2}, "SELECT %s, %s, %s", (1, 2, 1)),
+        (SQLITE, QMARK, "SELECT :a, @b, $a", {"a": 1, "b": 2}, "SELECT ?, ?, ?", (1, 2, 1)),
+        (
+            POSTGRESQL,
+            NUMBERED,
+            "SELECT :v::int, '{\"a\":1}'::json",
+            {"v": 1},
+            "SELECT $1::int, '{\"a\":1}'::json",
+            (1,),
+        ),
+        (POSTGRESQL, NUMBERED, "SELECT x[:2], :n -- note: :x", {"n": 1}, "SELECT x[:2], $1 -- note: :x", (1,)),
+        (POSTGRESQL, NUMBERED, "SELECT x[1:n], x[1: :n]", {"n": 1}, "SELECT x[1:n], x[1: $1]", (1,)),
+        (
+            POSTGRESQL,
+            NUMBERED,
+            r"SELECT 'a\:b', $$ :b $$, E'\':b', :b",
+            {"b": 1},
+            r"SELECT 'a\:b', $$ :b $$, E'\':b', $1",
+            (1,),
+        ),
+        (POSTGRESQL, NUMBERED, "SELECT 1 WHERE a = $1 AND b = $2", [1, 2], "SELECT 1 WHERE a = $1 AND b = $2", (1, 2)),
+        (POSTGRESQL, NUMBERED, "SELECT a ? 'k' FROM t WHERE b = ?", [1], "SELECT a ? 'k' FROM t WHERE b = $1", (1,)),
+        (POSTGRESQL, NUMBERED, "SELECT %s, 7 %s", [1], "SELECT $1, 7 %s", (1,)),
+        (
+            MYSQL,
+            PERCENT,
+            "SELECT 7 % 4 WHERE a LIKE 'x%' AND b = ?",
+            [1],
+            "SELECT 7 %% 4 WHERE a LIKE 'x%%' AND b = %s",
+            (1,),
+        ),
+        (MYSQL, "pyformat", "SELECT '%s', %s", [1], "SELECT '%%s', %s", (1,)),
+        (MYSQL, PERCENT, "SELECT 7 % 4", None, "SELECT 7 % 4", ()),
+        (SQLITE, QMARK, "SELECT ?2, ?1", [1, 2], "SELECT ?, ?", (2, 1)),
+        (
+            POSTGRESQL,
+            NUMBERED,
+            "SELECT 1 IN (:i), 2 IN :i, :i",
+            {"i": [1, 2]},
+            "SELECT 1 IN ($1, $2), 2 IN ($1, $2), $3",
+            (1, 2, [1, 2]),
+        ),
+        (MYSQL, PERCENT, "SELECT 1 NOT IN (?)", [[1, 2]], "SELECT 1 NOT IN (%s, %s)", (1, 2)),
+        (SQLITE, QMARK, "SELECT 1 IN :i", {"i": (1, 2)}, "SELECT 1 IN (?, ?)", (1, 2)),
+        (POSTGRESQL, NUMBERED, "SELECT 1 = ANY(:i)", {"i": [1, 2]}, "SELECT 1 = ANY($1)", ([1, 2],)),
+        (POSTGRESQL, NUMBERED, "SELECT 1", {}, "SELECT 1", ()),
+        (SQLITE, QMARK, "SELECT 1 LIMIT:n", {"n": 1}, "SELECT 1 LIMIT ?", (1,)),
+    ],
+)
+def test_params_go_where_the_statement_wants_them(
+    grammar: Grammar, style: str, sql: str, params: Any, text: str, arguments: tuple[Any, ...]
+) -> None:
+    assert bind(parse(sql, grammar), params, style) == (text, arguments)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "sql", "params", "words"),
+    [
+        (POSTGRESQL, "SELECT :id", None, ":id"),
+        (POSTGRESQL, "SELECT $1", [], r"\$1"),
+        (MYSQL, "SELECT ?", None, r"\?"),
+        (POSTGRESQL, "SELECT :a, :b", {"a": 1}, ":b"),
+        (POSTGRESQL, "SELECT :a", {"a": 1, "c": 2}, "c"),
+        (POSTGRESQL, "SELECT ':a'", {"a": 1}, "not used"),
+        (POSTGRESQL, "SELECT $1, $2", [1], "2"),
+        (MYSQL, "SELECT ?, ?", [1], "2"),
+        (MYSQL, "SELECT :a", [1], ":a"),
+        (POSTGRESQL, "SELECT 1 IN (:i)", {"i": []}, "empty"),
+    ],
+)
+def test_params_that_do_not_fit_are_explained(grammar: Grammar, sql: str, params: Any, words: str) -> None:
+    with pytest.raises(BadParameter, match=words):
+        bind(parse(sql, grammar), params, QMARK)
+
+
+def test_an_unknown_style_is_unsupported() -> None:
+    with pytest.raises(Unsupported):
+        bind(parse("SELECT :a", STANDARD), {"a": 1}, "named")
+
+
+@given(st.lists(st.sampled_from(["':x'", ":x", "-- :x\n", '":x"', "/* :x */", "'%'"]), min_size=1))
+def test_the_database_reads_the_bound_text_with_as_many_values(pieces: list[str]) -> None:
+    sql = "SELECT " + ", ".join(
+        ["1", *[f"{piece} 2" if piece[0] in "-/" else piece for piece in pieces if piece != '":x"']]
+    )
+    statement = parse(sql, SQLITE)
+    expected = pieces.count(":x")
+    text, arguments = bind(statement, {"x": 5} if expected else None, QMARK)
+    assert len(arguments) == expected
+    connection = sqlite3.connect(":memory:")
+    try:
+        assert connection.execute(text, arguments).fetchone().count(5) == expected
+    finally:
+        connection.close()
+
+
+def test_equal_texts_are_parsed_once() -> None:
+    assert parse("SELECT 42", POSTGRESQL) is parse("SELECT 42", POSTGRESQL)
+    assert statements.parse("SELECT 42", MYSQL) is not parse("SELECT 42", POSTGRESQL)
