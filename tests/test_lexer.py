@@ -1,4 +1,5 @@
 import re
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -128,19 +129,15 @@ def test_texts_too_long_or_too_deep_are_refused() -> None:
 
 
 @pytest.mark.parametrize("lexicon", LEXICONS)
-def test_every_repetition_in_the_pattern_is_possessive_or_bounded(lexicon: Lexicon) -> None:
+def test_every_repetition_in_the_pattern_is_possessive(lexicon: Lexicon) -> None:
     # A repetition that never gives back what it took cannot backtrack: the time is linear by construction.
-    repetitions = re.findall(
-        r"(?<!\\)[*+](?![+])", re.sub(r"\[[^\]]*\]", "[]", lexicon.pattern.pattern.replace("\\*", ""))
-    )
-    assert len(repetitions) <= lexicon.pattern.pattern.count("++") + lexicon.pattern.pattern.count("*+")
+    outside_classes = re.sub(r"\[[^\]]*\]", "", re.sub(r"\\.", "", lexicon.pattern.pattern))
+    assert set(re.findall(r"[*+]\+?", outside_classes)) <= {"*+", "++"}
 
 
 @pytest.mark.parametrize("lexicon", LEXICONS)
 @pytest.mark.parametrize("piece", ["'", "''", "/*", "/* */", "$$", "E'x'\n", "--", "-", "\\", "1.", "x ", "E'\\'"])
 def test_hostile_repetitions_give_at_most_one_token_a_character(piece: str, lexicon: Lexicon) -> None:
     sql = (piece * lexer.MAX_CHARACTERS)[: lexer.MAX_CHARACTERS]
-    try:
+    with suppress(SqlSyntax):
         assert len(tokenize(sql, lexicon)) <= len(sql)
-    except SqlSyntax as error:
-        assert error.code == "SYNTAX"

@@ -1,5 +1,4 @@
 import json
-import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from manydb.errors import (
     TooLarge,
     Unsupported,
 )
+from manydb.lexer import tokenize
 from manydb.statements import bind, check_functions, parse, require_read, second_opinion
 
 GRAMMARS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "sqlite": SQLITE}
@@ -42,13 +42,12 @@ def corpus(name: str, *, policy_only: bool = False) -> Iterator[Any]:
 def is_read(sql: str, grammar: Grammar, *, opinion: bool = False) -> bool:
     try:
         require_read(parse(sql, grammar), second_opinion=opinion)
-    except ManydbError as error:
-        assert error.message
+    except ManydbError:
         return False
     return True
 
 
-@pytest.mark.parametrize(("grammar", "sql"), corpus("must_accept"))
+@pytest.mark.parametrize(("grammar", "sql"), [*corpus("must_accept")])
 def test_an_honest_statement_is_a_read_and_is_sent_as_written(grammar: Grammar, sql: str) -> None:
     statement = parse(sql, grammar)
     require_read(statement, second_opinion=True)
@@ -57,16 +56,21 @@ def test_an_honest_statement_is_a_read_and_is_sent_as_written(grammar: Grammar, 
     assert bind(statement, None, "format") == (statement.sql, ())
 
 
-@pytest.mark.parametrize(("grammar", "sql"), corpus("must_reject", policy_only=True))
+@pytest.mark.parametrize(("grammar", "sql"), [*corpus("must_reject", policy_only=True)])
 def test_what_only_the_policy_can_stop_is_stopped(grammar: Grammar, sql: str) -> None:
     assert not is_read(sql, grammar)
 
 
-def swap_case(sql: str) -> str:
-    """Bare ASCII words in the other case; what stands in quotes of any kind, comments and numbers stays."""
-    quoted = r"('(?:[^'\\]|\\.|'')*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|\$\w*\$.*?\$\w*\$|--[^\n\r]*|/\*.*?\*/)"
-    parts = re.split(quoted, sql, flags=re.DOTALL)
-    return "".join(part if index % 2 else part.swapcase() for index, part in enumerate(parts))
+def swap_case(sql: str, grammar: Grammar) -> str:
+    """Keywords and bare names in the other case; what a lexer refuses stays as it is."""
+    try:
+        tokens = tokenize(sql, grammar.lexicon)
+    except ManydbError:
+        return sql
+    for token in tokens:
+        if token.kind == "word" and token.text.isascii():
+            sql = sql[: token.start] + token.text.swapcase() + sql[token.end :]
+    return sql
 
 
 @pytest.mark.parametrize(("grammar", "sql"), [*corpus("must_accept"), *corpus("must_reject")])
@@ -77,10 +81,10 @@ def test_dressing_a_statement_up_does_not_change_the_answer(grammar: Grammar, sq
     assert is_read(sql + "\n;", grammar) is expected
     assert is_read(sql + "\n; -- done", grammar) is expected
     assert is_read(f"```sql\n{sql}\n```", grammar) is expected
-    assert is_read(swap_case(sql), grammar) is expected
+    assert is_read(swap_case(sql, grammar), grammar) is expected
 
 
-@pytest.mark.parametrize(("grammar", "sql"), corpus("must_accept"))
+@pytest.mark.parametrize(("grammar", "sql"), [*corpus("must_accept")])
 def test_a_query_in_parentheses_is_still_a_query(grammar: Grammar, sql: str) -> None:
     statement = parse(sql, grammar)
     if statement.form == "query" and grammar is not SQLITE:
@@ -95,6 +99,8 @@ def test_a_query_in_parentheses_is_still_a_query(grammar: Grammar, sql: str) -> 
         (POSTGRESQL, "SELECT * FROM f() AS (update int, b text)"),
         (POSTGRESQL, "SELECT substring('abc' FROM 1 FOR 2), (home).city FROM t"),
         (POSTGRESQL, "WITH RECURSIVE s AS (SELECT 1 n) SEARCH DEPTH FIRST BY n SET o SELECT * FROM s"),
+        (POSTGRESQL, "SELECT 1 AS into, substring(a FROM 1 FOR key) FROM t"),
+        (POSTGRESQL, "SELECT lock IN (1, 2) FROM t"),
         (POSTGRESQL, "EXPLAIN (ANALYZE, BUFFERS) (SELECT 1)"),
         (POSTGRESQL, "SELECT E'a'\n'\\'; DELETE FROM t; --'"),
         (POSTGRESQL, "SELECT lpad(repeat('x', 3), 10), lpad(5000000::text, 12), format('%s', 5000000)"),
@@ -130,6 +136,10 @@ def test_words_that_look_dangerous_but_are_not_pass(grammar: Grammar, sql: str) 
         (POSTGRESQL, "SHOW pg_sleep(1)"),
         (POSTGRESQL, "SELECT 1 FOR\nNO KEY UPDATE"),
         (MYSQL, "SELECT 1e1INTO @a"),
+        (MYSQL, "SELECT \\NINTO @a"),
+        (MYSQL, "SELECT $$ ' $$ INTO OUTFILE '/x' -- '"),
+        (POSTGRESQL, "SELECT 1 AS as INTO evil"),
+        (POSTGRESQL, "SELECT t.as INTO evil FROM t"),
         (MYSQL, "SELECT .5INTO OUTFILE '/x'"),
         (MYSQL, "SELECT 7 %sleep(1)"),
         (MYSQL, "SELECT `sleep` /**/ (1)"),
@@ -241,14 +251,14 @@ def test_functions_are_looked_up_as_the_database_names_them() -> None:
     assert statement.functions == ("hit", "Odd", "touch")
     with pytest.raises(Forbidden, match="hit"):
         check_functions(statement, frozenset({"hit"}))
+    check_functions(parse("SELECT * FROM t TABLESAMPLE system (5)", POSTGRESQL), frozenset({"system"}))
     check_functions(parse("SELECT random(), app.double_it(1)", POSTGRESQL), frozenset({"random", "hit"}))
 
 
 def test_a_second_opinion_only_refuses_and_survives_what_it_cannot_parse() -> None:
     assert second_opinion(parse("SELECT 1", POSTGRESQL)) is None
-    assert (
-        second_opinion(parse("SELECT * FROM t FOR UPDATE", POSTGRESQL)) is None
-    )  # refused already: not a query to judge
+    assert second_opinion(parse("SELECT * FROM t FOR UPDATE", POSTGRESQL)) is not None
+    assert second_opinion(parse("SHOW search_path", POSTGRESQL)) is None
     assert second_opinion(parse("SELECT " + "(" * 190 + "1" + ")" * 190, POSTGRESQL)) is None
 
 

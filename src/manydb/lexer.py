@@ -56,6 +56,7 @@ class Lexicon:
     dash_needs_blank: bool = False  # --1 is minus minus one
     carriage_return_ends_line: bool = False  # for -- comments
     executable_comments: bool = False  # /*! … */ and /*M! … */
+    backslash_null: bool = False  # \N is NULL, also with a letter right behind it
     name_start: str = ""  # further characters that begin a bare name
 
     @cached_property
@@ -73,6 +74,8 @@ class Lexicon:
         if self.unicode_quotes:
             alternatives.append(("unicode_string", r"[uU]&'(?:[^']|'')*+'"))
             alternatives.append(("unicode_name", r'[uU]&"(?:[^"]|"")*+"'))
+        if self.backslash_null:
+            alternatives.append(("null", r"\\N"))
         alternatives.append(("word", rf"[A-Za-z_{_HIGH}{self.name_start}][A-Za-z0-9_${_HIGH}]*+"))
         alternatives.extend(self._comments())
         if self.dollar_quotes:
@@ -116,6 +119,7 @@ class Lexicon:
 
 _WHOLE: dict[str, Kind] = {  # groups of the pattern that are a token as they stand
     "word": "word",
+    "null": "word",
     "operator": "operator",
     "number": "number",
     "string": "string",

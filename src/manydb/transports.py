@@ -1,13 +1,18 @@
 """How the server is reached: stdio and streamable HTTP, both of which end cleanly on SIGTERM, SIGINT and end of input."""
 
 import asyncio
+import ipaddress
 import os
+import shutil
 import signal
+import socket
 import stat
 import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import anyio
 import mcp_types
@@ -17,19 +22,39 @@ from fastmcp.server.context import set_transport
 from mcp.shared._context_streams import ContextReceiveStream, ContextSendStream, create_context_streams
 from mcp.shared.message import SessionMessage
 
+from manydb.errors import SettingsError
 from manydb.settings import Settings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_LINE = 64 * 1024 * 1024
+_LAST_ANSWERS_SECONDS = 0.75
+"""How long calls may go on after the client closed its end: it may have piped its requests in, and reads the answers."""
 _GRACE_SECONDS = 1
+_BACKLOG = 2_048
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Call *stop*, in the event loop, when the process is asked to end."""
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+# -- stdio -----------------------------------------------------------------------------------------------------------
 
 
 async def serve_stdio(server: FastMCP[Any]) -> None:
     """Serve one client over standard input and output, until input ends or a signal comes."""
-    if sys.platform == "win32" or stat.S_ISREG(os.fstat(0).st_mode) or stat.S_ISREG(os.fstat(1).st_mode):
-        # Event loops cannot wait for files, nor for the standard handles of Windows.
+    if sys.platform == "win32":
+        # Event loops cannot wait for the standard handles of Windows.
         await server.run_stdio_async(show_banner=False)
-    else:
+    elif sys.stdin is not None and sys.stdout is not None:  # None where they were closed: there is no client then
         await _serve_pipes(server)
 
 
@@ -39,71 +64,205 @@ async def _serve_pipes(server: FastMCP[Any]) -> None:
     FastMCP's own transport reads in a thread, which keeps a signal from ending it, and never leaves the lifespan on
     SIGTERM; pipes of the event loop do both, and cost half as much a message.
     """
-    async with _standard_pipes() as pipes, server._lifespan_manager():  # noqa: SLF001 - see pyproject on fastmcp's version
-        set_transport("stdio")
-        to_server, incoming = create_context_streams[SessionMessage | Exception](0)
-        to_client, outgoing = create_context_streams[SessionMessage](0)
-        async with anyio.create_task_group() as tasks:
-            loop = asyncio.get_running_loop()
-            for number in _SIGNALS:
-                loop.add_signal_handler(number, tasks.cancel_scope.cancel)
-            tasks.start_soon(_read, pipes[0], to_server)
-            tasks.start_soon(_write, outgoing, pipes[1])
-            low = server._mcp_server  # noqa: SLF001
-            await low.run(incoming, to_client, low.create_initialization_options())
-            tasks.cancel_scope.cancel()
+    # An event, not a cancel scope: a signal that comes before there is something to cancel is not lost.
+    stop = asyncio.Event()
+    with _on_signals(stop.set):
+        async with _standard_pipes() as (reader, send), server._lifespan_manager():  # noqa: SLF001 - see pyproject on fastmcp's version
+            set_transport("stdio")
+            await _serve_client(server, _Wire(reader, send), stop)
+
+
+async def _serve_client(server: FastMCP[Any], wire: "_Wire", stop: asyncio.Event) -> None:
+    to_server, incoming = create_context_streams[SessionMessage | Exception](0)
+    to_client, outgoing = create_context_streams[SessionMessage](0)
+    low = server._mcp_server  # noqa: SLF001
+
+    async def until_stopped() -> None:
+        await stop.wait()
+        tasks.cancel_scope.cancel()
+
+    async def write() -> None:
+        await wire.write(outgoing)
+        tasks.cancel_scope.cancel()  # nobody reads any more
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(until_stopped)
+        tasks.start_soon(wire.read, to_server)
+        tasks.start_soon(write)
+        await low.run(incoming, to_client, low.create_initialization_options())
+        tasks.cancel_scope.cancel()
+
+
+@dataclass(eq=False)
+class _Wire:
+    """Messages as lines; knows which requests wait for an answer."""
+
+    reader: asyncio.StreamReader
+    send: Callable[[bytes], Awaitable[None]]
+    _waiting: set[mcp_types.RequestId] = field(default_factory=set)
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self, to_server: ContextSendStream[SessionMessage | Exception]) -> None:
+        """Hand on every line, until input ends and what was asked is answered."""
+        async with to_server:
+            while message := await self._next():
+                await to_server.send(message)
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                await self._all_answered()
+
+    async def _next(self) -> SessionMessage | Exception | None:
+        try:
+            if not (line := await self.reader.readline()):
+                return None
+            message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValueError as exc:  # not a message, or longer than the limit
+            return exc
+        except ConnectionError:
+            return None
+        if isinstance(message, mcp_types.JSONRPCRequest):
+            self._waiting.add(message.id)
+        return SessionMessage(message)
+
+    async def write(self, outgoing: ContextReceiveStream[SessionMessage]) -> None:
+        """Send every message, until there are no more or the client stopped reading."""
+        async with outgoing:
+            async for each in outgoing:
+                message = each.message
+                try:
+                    await self.send(message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+                except OSError:
+                    return
+                if isinstance(message, mcp_types.JSONRPCResponse | mcp_types.JSONRPCError) and message.id is not None:
+                    self._waiting.discard(message.id)
+                    self._answered.set()
+
+    async def _all_answered(self) -> None:
+        while self._waiting:
+            self._answered.clear()
+            await self._answered.wait()
 
 
 @asynccontextmanager
-async def _standard_pipes() -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _standard_pipes() -> AsyncGenerator[tuple[asyncio.StreamReader, Callable[[bytes], Awaitable[None]]]]:
     """The process's input and output for us alone: what anybody else prints goes to stderr."""
-    loop = asyncio.get_running_loop()
-    read_end, write_end = os.dup(0), os.dup(1)
+    source, sink = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
+    async with _reading(source) as reader, _writing(sink) as send:
+        yield reader, send
+
+
+@asynccontextmanager
+async def _reading(source: BinaryIO) -> AsyncGenerator[asyncio.StreamReader]:
     reader = asyncio.StreamReader(limit=_LONGEST_LINE)
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0))
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(write_end, "wb", 0))
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+    pipe = source if _can_be_waited_for(source) else _filled_from(source)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
     try:
-        yield reader, writer
+        yield reader
+    finally:
+        transport.close()
+
+
+@asynccontextmanager
+async def _writing(sink: BinaryIO) -> AsyncGenerator[Callable[[bytes], Awaitable[None]]]:
+    if not _can_be_waited_for(sink):
+        with sink:
+            yield lambda line: asyncio.to_thread(_write_all, sink, line)
+        return
+    loop = asyncio.get_running_loop()
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
+    writer = asyncio.StreamWriter(transport, protocol, None, loop)
+
+    async def send(line: bytes) -> None:
+        writer.write(line)
+        await writer.drain()
+
+    try:
+        yield send
     finally:
         writer.close()
 
 
-async def _read(reader: asyncio.StreamReader, to_server: ContextSendStream[SessionMessage | Exception]) -> None:
-    async with to_server:
-        while line := await reader.readline():
-            try:
-                parsed = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
-            except ValueError as exc:
-                await to_server.send(exc)
-            else:
-                await to_server.send(SessionMessage(parsed))
+def _can_be_waited_for(file: BinaryIO) -> bool:
+    """Whether an event loop can wait for *file*: pipes, sockets and terminals, but neither files nor /dev/null."""
+    mode = os.fstat(file.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or file.isatty()
 
 
-async def _write(outgoing: ContextReceiveStream[SessionMessage], writer: asyncio.StreamWriter) -> None:
-    async with outgoing:
-        async for message in outgoing:
-            writer.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-            await writer.drain()
+def _filled_from(source: BinaryIO) -> BinaryIO:
+    """A pipe that a thread fills from *source*."""
+    read_end, write_end = os.pipe()
+
+    def fill() -> None:
+        with suppress(OSError), source, os.fdopen(write_end, "wb") as into:
+            shutil.copyfileobj(source, into)
+
+    # A daemon: a reader that stopped reading must not keep the process.
+    threading.Thread(target=fill, daemon=True).start()
+    return os.fdopen(read_end, "rb", 0)
+
+
+def _write_all(sink: BinaryIO, line: bytes) -> None:
+    rest = memoryview(line)
+    while rest:
+        rest = rest[sink.write(rest) :]
+
+
+# -- HTTP ------------------------------------------------------------------------------------------------------------
 
 
 async def serve_http(server: FastMCP[Any], settings: Settings) -> None:
-    """Serve any number of clients over streamable HTTP, until a signal comes."""
+    """Serve any number of clients over streamable HTTP, until a signal comes. Raises SettingsError."""
+    require_private_address(settings)
+    listening = _listen(settings.host, settings.port)
     app = server.http_app(path=settings.path, host_origin_protection="auto")
     config = uvicorn.Config(
         app,
         host=settings.host,
-        port=settings.port,
+        port=listening[0].getsockname()[1],
         lifespan="on",
         log_level=settings.log_level,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    await _HTTPServer(config).serve()
+    await _HTTPServer(config).serve(listening)
+
+
+def require_private_address(settings: Settings) -> None:
+    """Raise SettingsError where others on the network could ask our databases without saying who they are."""
+    if settings.allow_unauthenticated_network or _is_loopback(settings.host):
+        return
+    raise SettingsError(
+        f"{settings.place('host')}: {settings.host} is open to the network, and manydb asks nobody who they are. "
+        "Listen on 127.0.0.1, or set allow_unauthenticated_network = true (MANYDB_ALLOW_UNAUTHENTICATED_NETWORK) "
+        "where something else in front of it keeps strangers out"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address that *host* has, all on one port. Raises SettingsError where one is taken."""
+    listening: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            chosen = port or (listening[0].getsockname()[1] if listening else 0)
+            listening.append(socket.create_server((str(address[0]), chosen), family=family, backlog=_BACKLOG))
+    except OSError as exc:
+        for each in listening:
+            each.close()
+        reason = "the port is taken" if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE else exc.strerror
+        raise SettingsError(f"cannot listen on {host}:{port}: {reason}; see --host and --port") from None
+    return listening
 
 
 class _HTTPServer(uvicorn.Server):
@@ -111,11 +270,15 @@ class _HTTPServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
+        if sys.platform == "win32":  # its event loops take no signal handlers
+            with super().capture_signals():
+                yield
+        else:
+            with _on_signals(lambda: self.handle_exit(signal.SIGTERM, None)):
+                yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
+        # For people, at every log level; stderr, as everything that is not an answer.
+        print(f"manydb: listening at http://{host}:{self.config.port}{self._path}", file=sys.stderr, flush=True)  # noqa: T201

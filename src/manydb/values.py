@@ -213,7 +213,7 @@ def _is_unicode(value: str) -> bool:
 def integers(column: Sequence[int | None]) -> Sequence[Any]:
     """64-bit integers; the column itself when every value fits a JSON number."""
     try:
-        if min(column) >= -SAFE_INTEGER and max(column) <= SAFE_INTEGER:  # type: ignore[type-var, operator]  # None: below
+        if min(column, default=0) >= -SAFE_INTEGER and max(column, default=0) <= SAFE_INTEGER:  # type: ignore[type-var, operator]  # None: below
             return column
     except TypeError:
         pass  # a null is in it

@@ -163,22 +163,21 @@ def unquote(text: str) -> str:
 
 
 def refuse_into(source: Source) -> Refusal | None:
-    """INTO in a query makes a table, a file or a variable."""
+    """INTO in a query makes a table, a file or a variable; but `AS into` and `t.into` are names."""
     for index, key in enumerate(source.keys):
-        if key == "INTO" and not source.is_member(index) and source.key(index - 1) != "AS":
+        is_label = source.key(index - 1) == "AS" and source.key(index - 2) != "AS" and not source.is_member(index - 1)
+        if key == "INTO" and not source.is_member(index) and not is_label:
             return Refusal(ReadOnly, "INTO stores the result of a query", "leave INTO out: the rows are returned")
     return None
 
 
 def refuse_locks(source: Source) -> Refusal | None:
-    """FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE, FOR KEY SHARE and LOCK IN SHARE MODE take row locks."""
+    """FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE take row locks."""
     for index, key in enumerate(source.keys):
-        following = source.key(index + 1)
-        locks = (key == "FOR" and following in ("UPDATE", "SHARE", "NO", "KEY")) or (
-            key == "LOCK" and following == "IN"
-        )
-        if locks and not source.is_member(index):
-            return Refusal(ReadOnly, f"{key} {following} locks rows", "leave the locking clause out")
+        strength = source.key(index + 1), source.key(index + 2)
+        locks = strength[0] in ("UPDATE", "SHARE") or strength in (("NO", "KEY"), ("KEY", "SHARE"))
+        if key == "FOR" and locks and not source.is_member(index):
+            return Refusal(ReadOnly, f"FOR {strength[0]} locks rows", "leave the locking clause out")
     return None
 
 

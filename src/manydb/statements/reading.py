@@ -23,6 +23,7 @@ _MODIFYING = {
     "MERGE": "INTO",
     "UPDATE": "SET",
 }  # verb → a word it cannot do without
+_BEFORE_DEFINITION = frozenset({"AS", "WITH", "RECURSIVE", "TABLESAMPLE"})  # name(…) after these is no call
 _ROUTINES = frozenset({"TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"})
 
 _KIND_REFUSALS: dict[Kind, tuple[type[ReadOnly | Forbidden], str, str]] = {
@@ -226,7 +227,7 @@ def _functions(source: Source, grammar: Grammar) -> tuple[str, ...]:
     for index, token in enumerate(source.tokens):
         if token.kind not in ("word", "name"):
             continue
-        called = source.key(index + 1) == "(" and source.key(index - 1) not in ("AS", "WITH", "RECURSIVE")
+        called = source.key(index + 1) == "(" and source.key(index - 1) not in _BEFORE_DEFINITION
         if grammar.fields_call_functions and source.key(index - 1) == "." and index > 1:
             owner = index - 2
             if source.key(owner) in (")", "]") or source.tokens[owner].kind == "parameter" or owner == field_of_value:

@@ -107,6 +107,8 @@ def _hidden_code(source: Source) -> Refusal | None:
 
 def _symbols(source: Source) -> Refusal | None:
     for key in source.keys:
+        if key.startswith("$"):  # a name to most versions, a quote to the newest
+            return Refusal(SqlSyntax, "a bare name begins with $", f"quote the name: `{key.lower()}`")
         if key in ("{", "}"):
             return Refusal(
                 SqlSyntax, "{ } escapes are not taken", "write DATE '2025-01-31' instead of {d '2025-01-31'}"
@@ -123,6 +125,8 @@ def _words(source: Source) -> Refusal | None:
         writes = key in _WRITING_WORDS or (key in _WRITING_UNLESS_CALLED and source.key(index + 1) != "(")
         if writes and not source.is_member(index) and source.key(index - 1) != ":":
             return Refusal(ReadOnly, f"{key} is not part of a read", f"quote a column of that name: `{key.lower()}`")
+        if key == "LOCK" and source.key(index + 1) == "IN":
+            return Refusal(ReadOnly, "LOCK IN SHARE MODE locks rows", "leave the locking clause out")
         if key in ("NEXT", "PREVIOUS") and source.key(index + 1) == "VALUE":
             return Refusal(
                 ReadOnly, f"{key} VALUE FOR uses a sequence", "read the sequence as a table: SELECT * FROM it"
@@ -152,6 +156,7 @@ GRAMMAR = Grammar(
         hash_comments=True,
         dash_needs_blank=True,
         executable_comments=True,
+        backslash_null=True,
         name_start="$",
     ),
     query_words=_QUERY_WORDS,

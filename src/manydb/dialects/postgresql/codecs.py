@@ -103,7 +103,7 @@ class Codecs:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._settings: Settings = raw._protocol.get_settings()  # noqa: SLF001 - see Settings
-        self.known: dict[int, Type] = {}
+        self.known = dict(types.WELL_KNOWN)
         for oid, name in _TEXT.items():
             self._as_text(oid, name)
         for oid, name in _DECODED.items():
@@ -195,7 +195,10 @@ class Codecs:
         for described in composites:
             self._settings.remove_python_codec(described.oid, described.title, "")
         if composites:
-            self.known.clear()  # arrays and domains of them as well
+            # With each removal asyncpg forgets its arrays and domains, which may be made of composites.
+            for described in [*self.known.values()]:
+                if described.kind in {"composite", "array", "domain"} and described.oid not in types.WELL_KNOWN:
+                    del self.known[described.oid]
 
 
 async def pin_session(raw: Any) -> None:

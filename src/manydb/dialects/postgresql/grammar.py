@@ -28,7 +28,7 @@ _FUNCTION_RULES = (
     functions(
         r"pg_(read|write|ls|stat)_(binary_)?(file|dir|[a-z_]*dir).* | pg_stat_file | pg_current_logfile | pg_logdir_ls"
         r"| pg_file_(read|write|rename|unlink|sync|length) | lo_(import|export).* | pg_show_all_file_settings"
-        r"| pg_hba_file_rules | pg_ident_file_mappings | pg_rotate_logfile.* | adminpack.*",
+        r"| pg_hba_file_rules | pg_ident_file_mappings | pg_rotate_logfile.*",
         "reaches the files of the database server",
     ),
     functions(
@@ -57,7 +57,7 @@ _FUNCTION_RULES = (
         "acts on the database server",
     ),
     functions(r"pg_stat_(reset.* | clear_snapshot | force_next_flush)", "changes the server's statistics"),
-    functions(r"txid_current | pg_current_xact_id | txid_current_if_assigned_or_new", "uses up a transaction id"),
+    functions(r"txid_current | pg_current_xact_id", "uses up a transaction id"),
 )
 
 # Volatile in pg_proc because their answer changes, not because they change anything.

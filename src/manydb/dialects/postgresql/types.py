@@ -72,6 +72,10 @@ _TITLES = {
 _FIRST_USER_OID = 16384
 
 
+# Arrays that asyncpg reads without being told of them, so that nobody asks the catalog.
+WELL_KNOWN = {1009: Type(1009, "_text", "text[]", "array", 25), 1028: Type(1028, "_oid", "oid[]", "array", 26)}
+
+
 def title(name: str) -> str:
     """How people write a built-in type that pg_type calls *name*; every other name as it is."""
     return _TITLES.get(name, name)
@@ -88,13 +92,17 @@ async def read(raw: Driver, oids: Iterable[int]) -> dict[int, Type]:
     return {row["oid"]: _type(row) for row in await raw.fetch(_CATALOG_QUERY, list(oids))}
 
 
+def _builtin_title(name: str, kind: Kind) -> str:
+    return f"{title(name[1:])}[]" if kind == "array" and name.startswith("_") else title(name)
+
+
 def _type(row: Mapping[str, Any]) -> Type:
     kinds: dict[str, Kind] = {"c": "composite", "d": "domain", "e": "enum", "r": "range", "m": "range"}
     kind: Kind = "array" if row["element"] and row["kind"] != "d" else kinds.get(row["kind"], "scalar")
     return Type(
         row["oid"],
         row["name"],
-        row["title"] if row["oid"] >= _FIRST_USER_OID else title(row["name"]),
+        row["title"] if row["oid"] >= _FIRST_USER_OID else _builtin_title(row["name"], kind),
         kind,
         row["element"],
         row["base"],
