@@ -1,17 +1,35 @@
 """The command line: arguments in, one call out. What a command needs is imported when it runs."""
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from manydb import __version__
 from manydb.errors import ManydbError, SettingsError
-from manydb.settings import Format, Settings
+
+if TYPE_CHECKING:  # at run time the help and the version come without them
+    from manydb.settings import Settings
+
+T = TypeVar("T")
+
+_FORMATS = ("json", "csv", "markdown", "records")  # a test compares it with the settings'
+_CONNECTIONS = """\
+connections come from all of these, each name from one of them:
+  --connection sales=postgresql://user:password@host/database
+  the variable MANYDB_CONNECTIONS (JSON)
+  [connections.NAME] tables of manydb.toml (--config, MANYDB_CONFIG or the current folder's)
+  the variable DATABASE_URL, where the others name none; it is called "default"
+A URL's ${VARIABLE} is replaced, so that passwords need not stand in files or process lists."""
+_EXAMPLES = """\
+examples:
+  manydb demo
+  manydb serve --connection sales=postgresql://user@host/sales --connection hr=sqlite:///hr.db
+  manydb query hr "SELECT * FROM people WHERE name LIKE :like" --param like=A% --connection hr=sqlite:///hr.db
+
+manydb COMMAND --help tells more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -22,14 +40,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("FASTMCP_LOG_ENABLED", "false")  # our own logging shows what it has to say
     chosen = _parser().parse_args(arguments)
     try:
-        sys.exit(chosen.run(chosen))
+        code = chosen.run(chosen)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        sys.exit(code)
     except SettingsError as exc:
         sys.exit(_complain(exc.message, 2))
     except ManydbError as exc:
-        hints = f"\n  did you mean {', '.join(exc.suggestions)}?" if exc.suggestions else ""
-        sys.exit(_complain(f"{exc.code}: {exc.message}{hints}", 1))
+        sys.exit(_complain("\n  ".join([f"{exc.code}: {exc.message}", *_lessons(exc)]), 1))
+    except BrokenPipeError:
+        # Whoever read us has enough, as `head` does; Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _lessons(error: ManydbError) -> list[str]:
+    facts = {"suggestions": ", ".join(error.suggestions), **error.details}
+    return [f"{name}: {fact}" for name, fact in facts.items() if fact]
 
 
 def _complain(message: str, code: int) -> int:
@@ -38,7 +67,12 @@ def _complain(message: str, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="manydb", description="One MCP server in front of many SQL databases.")
+    parser = argparse.ArgumentParser(
+        prog="manydb",
+        description="One MCP server in front of many SQL databases.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"manydb {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -52,8 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument(
         "--param", action="append", default=[], metavar="NAME=VALUE", help="value of a :name placeholder"
     )
-    query.add_argument("--rows", type=int, metavar="N", help="most rows to show")
-    query.add_argument("--format", choices=get_args(Format), help="how to write rows; a table in a terminal")
+    query.add_argument("--rows", type=_count, metavar="N", help="most rows to show (default: the setting row_cap, 100)")
+    query.add_argument(
+        "--format", choices=_FORMATS, help="how to write rows (default: a table in a terminal, else the setting format)"
+    )
     _add_settings(query)
 
     check = _command(commands, "check", _check, "try every configured database and say what answers")
@@ -61,19 +97,29 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", _demo, "build the demo shop and show what manydb does with it")
     demo.add_argument("--serve", action="store_true", help="serve the demo shop instead")
-    demo.add_argument("--scale", type=int, default=1, metavar="N", help="N times the data (default 1)")
+    demo.add_argument("--scale", type=_count, default=1, metavar="N", help="N times the data (default 1)")
     demo.add_argument("--url", help="build it there (MANYDB_DEMO_URL; default a SQLite file in a temporary folder)")
     _add_transport(demo)
     return parser
 
 
 def _command(commands: Any, name: str, run: Any, summary: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary.capitalize() + ".")
+    description = summary[0].upper() + summary[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.set_defaults(run=run)
     return parser
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or (number := int(text)) == 0:
+        raise argparse.ArgumentTypeError(f"a number from 1 on, not {text!r}")
+    return number
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _CONNECTIONS
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (default ./manydb.toml, if there)")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="read variables from this file too")
     parser.add_argument("--connection", action="append", default=[], metavar="NAME=URL", help="a database; may repeat")
@@ -86,7 +132,9 @@ def _add_transport(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
 
 
-def _settings(chosen: argparse.Namespace) -> Settings:
+def _settings(chosen: argparse.Namespace) -> "Settings":
+    from manydb.settings import Settings  # noqa: PLC0415
+
     if chosen.env_file is not None:
         if not chosen.env_file.is_file():
             raise SettingsError(f"--env-file: cannot read {chosen.env_file}")
@@ -116,25 +164,44 @@ def _serve(chosen: argparse.Namespace) -> int:
     return _serve_settings(_settings(chosen), chosen.transport)
 
 
-def _serve_settings(settings: Settings, transport: str) -> int:
+def _serve_settings(settings: "Settings", transport: str) -> int:
+    import gc  # noqa: PLC0415
+    import logging  # noqa: PLC0415
+
+    from manydb.connections import Connections  # noqa: PLC0415
+
+    Connections.of(settings)  # a contradiction ends the start here, before anything is opened
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    from manydb.connections import Connections  # noqa: PLC0415
-    from manydb.server import build_server  # noqa: PLC0415 - FastMCP takes a second to import: not before settings are right
+    gc.disable()  # importing makes no garbage: collecting meanwhile is a fifth of the start
+    # FastMCP takes a second to import: not before settings are right.
+    from manydb.server import build_server  # noqa: PLC0415
     from manydb.transports import serve_http, serve_stdio  # noqa: PLC0415
 
-    Connections.of(settings)  # a contradiction ends the start here, before anything is opened
     server = build_server(settings)
-    asyncio.run(serve_http(server, settings) if transport == "http" else serve_stdio(server))
+    gc.freeze()
+    gc.enable()
+    if transport == "http":
+        _run(serve_http(server, settings))
+        return 0
+    if sys.stdin is not None and sys.stdin.isatty():
+        print("manydb: speaking MCP on standard input and output, as a client expects; Ctrl-C ends it", file=sys.stderr)
+    _run(serve_stdio(server))
     return 0
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio  # noqa: PLC0415
+
+    return asyncio.run(work)
 
 
 def _query(chosen: argparse.Namespace) -> int:
     from manydb import shell  # noqa: PLC0415
 
     params = _pairs("--param", "NAME=VALUE", chosen.param)
-    return asyncio.run(
+    return _run(
         shell.query(
             _settings(chosen), chosen.name, chosen.sql, params or None, row_cap=chosen.rows, format_name=chosen.format
         )
@@ -144,7 +211,7 @@ def _query(chosen: argparse.Namespace) -> int:
 def _check(chosen: argparse.Namespace) -> int:
     from manydb import shell  # noqa: PLC0415
 
-    return asyncio.run(shell.check(_settings(chosen)))
+    return _run(shell.check(_settings(chosen)))
 
 
 def _demo(chosen: argparse.Namespace) -> int:
@@ -152,8 +219,8 @@ def _demo(chosen: argparse.Namespace) -> int:
 
     url = chosen.url or os.environ.get("MANYDB_DEMO_URL")
     if not chosen.serve:
-        return asyncio.run(demo.tour(url, chosen.scale))
+        return _run(demo.tour(url, chosen.scale))
     with demo.shop_url(url) as shop:
-        asyncio.run(demo.build(shop, chosen.scale))
+        _run(demo.build(shop, chosen.scale))
         settings = demo.settings(shop, {key: getattr(chosen, key) for key in ("host", "port", "log_level")})
         return _serve_settings(settings, chosen.transport)

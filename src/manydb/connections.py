@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from manydb import dialects
 from manydb.dialects import Dialect
@@ -118,9 +118,10 @@ def _url(given: ConnectionSettings) -> str:
         return made.render_as_string(hide_password=False)
     if not parts:
         return given.url
-    _, url = dialects.parse(given.url)
-    if "driver" in parts and parts["driver"].partition("+")[0] not in given.url.partition("://")[0]:
+    dialect, parsed = dialects.parse(given.url)
+    if "driver" in parts and not _is_driver(parts["driver"], dialect, parsed):
         raise _Contradiction("driver", "disagrees with the url")
+    url = make_url(given.url.strip())  # as it was written: a default port contradicts nothing
     # A password may stand beside a URL that has none: secrets live in files, URLs in configurations.
     for part, attribute in (
         ("host", "host"),
@@ -132,10 +133,16 @@ def _url(given: ConnectionSettings) -> str:
         if part not in parts:
             continue
         said = getattr(url, attribute)
-        if said is not None and said != parts[part]:
+        if said is not None and said != parts[part] and (part != "host" or said.lower() != parts[part].lower()):
             raise _Contradiction(part, "disagrees with the url")
         url = url.set(**{attribute: parts[part]})
     return url.render_as_string(hide_password=False)
+
+
+def _is_driver(text: str, dialect: Dialect, url: URL) -> bool:
+    """Whether *text*, a scheme with or without a driver, says what *url* does."""
+    backend, _, driver = text.partition("+")
+    return backend in (dialect.schemes or (url.get_backend_name(),)) and driver in {"", url.get_driver_name()}
 
 
 def _require_one_pool_per_engine(settings: Settings, registrations: list[Registration]) -> None:

@@ -52,6 +52,8 @@ class Lease:
     side: Callable[[], AsyncEngine]
     """Makes an engine without a pool to the same database; whoever calls it disposes it."""
     health: Health | None = None
+    is_closed: bool = False
+    """The registry has closed: a connection that is still out is dropped when it comes back."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[AsyncConnection]:
@@ -70,7 +72,12 @@ class Lease:
             yield connection
         finally:
             # As SQLAlchemy's own context manager: a cancelled caller must not leave the pool one connection short.
-            await asyncio.shield(asyncio.ensure_future(connection.close()))
+            await asyncio.shield(asyncio.ensure_future(self._give_back(connection)))
+
+    async def _give_back(self, connection: AsyncConnection) -> None:
+        if self.is_closed:
+            await connection.invalidate()
+        await connection.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,12 @@ class _Entry:
     created: float
     last_used: float
     leases: int = 0
+    is_checked: bool = False
+    """A health check holds a connection; it keeps the engine from being disposed, but is no use of it."""
+
+    @property
+    def is_held(self) -> bool:
+        return self.leases > 0 or self.is_checked
 
 
 @dataclass(eq=False)
@@ -104,24 +117,28 @@ class EngineRegistry:
     clock: Callable[[], float] = time.monotonic
     _entries: dict[tuple[URL, Access], _Entry] = field(default_factory=dict)
     _retired: set[_Entry] = field(default_factory=set)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _watches: set[asyncio.Task[None]] = field(default_factory=set)
+    _disposals: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
-        self._start(_forever(self.settings.sweep_interval, self.sweep))
-        self._start(_forever(self.settings.health_check_interval, self.check))
+        _start(self._watches, _forever(self.settings.sweep_interval, self.sweep))
+        _start(self._watches, _forever(self.settings.health_check_interval, self.check))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with anyio.CancelScope(shield=True):
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            watches = list(self._watches)
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
             entries = [*self._entries.values(), *self._retired]
             self._entries.clear()
             self._retired.clear()
-            await asyncio.gather(*(_dispose(entry) for entry in entries))
+            for entry in entries:
+                entry.lease.is_closed = True
+            await asyncio.gather(*self._disposals, *(_dispose(entry) for entry in entries))
 
     @asynccontextmanager
     async def lease(
@@ -129,7 +146,8 @@ class EngineRegistry:
     ) -> AsyncGenerator[Lease]:
         """Hold the engine of *url* and *access*, made from *pool* if it is new.
 
-        Raises PoolBusy where `max_engines` are alive and all of them leased.
+        Raises PoolBusy where `max_engines` are alive and all of them leased. An engine past its lifetime makes room at
+        once, and lives on beside its successor until its last lease ends.
         """
         # No await between look-up and insert: two hundred callers at once find or make one engine without a lock.
         key = (url, access)
@@ -145,9 +163,7 @@ class EngineRegistry:
         finally:
             entry.leases -= 1
             entry.last_used = self.clock()
-            if entry.leases == 0 and entry in self._retired:
-                self._retired.discard(entry)
-                self._start(_dispose(entry))
+            self._dispose_if_retired(entry)
 
     def default_pool(self) -> Pool:
         return Pool(self.settings.pool_size, self.settings.pool_recycle, self.settings.engine_idle_ttl)
@@ -178,23 +194,36 @@ class EngineRegistry:
 
     async def _check(self, entry: _Entry) -> None:
         pool = entry.lease.engine.pool
-        if isinstance(pool, AsyncAdaptedQueuePool) and pool.checkedout() >= pool.size():
+        if entry.is_checked or (isinstance(pool, AsyncAdaptedQueuePool) and pool.checkedout() >= pool.size()):
             return
-        error: ManydbError | None = None
+        entry.is_checked = True
         try:
-            async with asyncio.timeout(self.settings.connect_timeout), entry.lease.connect():
-                pass  # the pool pings before it lends
-        except TimeoutError as exc:
-            error = entry.lease.dialect.connect_error(exc, entry.lease.url)
-        except ManydbError as exc:
-            error = exc
+            error = await self._ask(entry.lease)
+        except PoolBusy:
+            return  # others were faster, and will learn it
+        finally:
+            entry.is_checked = False
+            self._dispose_if_retired(entry)
         entry.lease.health = Health(self.clock(), error)
 
+    async def _ask(self, lease: Lease) -> ManydbError | None:
+        """What keeps us from the lease's database; None where it answers. Raises PoolBusy."""
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout), lease.connect():
+                return None  # the pool pings before it lends
+        except TimeoutError as exc:
+            return lease.dialect.connect_error(exc, lease.url)
+        except PoolBusy:
+            raise
+        except ManydbError as exc:
+            return exc
+
     def _add(self, key: tuple[URL, Access], dialect: Dialect, pool: Pool) -> _Entry:
+        url, access = key
+        # First, for it may fail, and nobody's engine should go for that.
+        arguments = dialect.connect_args(url, access, self.settings.connect_timeout)
         if len(self._entries) >= self.settings.max_engines:
             self._evict()
-        url, access = key
-        arguments = dialect.connect_args(url, access, self.settings.connect_timeout)
         driver_url = dialect.driver_url(url, access)
 
         def side() -> AsyncEngine:
@@ -237,10 +266,13 @@ class EngineRegistry:
     def _retire(self, key: tuple[URL, Access]) -> None:
         """Take the engine out of use: disposed at once, or when its last lease ends."""
         entry = self._entries.pop(key)
-        if entry.leases:
-            self._retired.add(entry)
-        else:
-            self._start(_dispose(entry))
+        self._retired.add(entry)
+        self._dispose_if_retired(entry)
+
+    def _dispose_if_retired(self, entry: _Entry) -> None:
+        if entry in self._retired and not entry.is_held:
+            self._retired.discard(entry)
+            _start(self._disposals, _dispose(entry))
 
     def _is_old(self, entry: _Entry) -> bool:
         return self.clock() - entry.created >= self.settings.engine_max_lifetime
@@ -259,10 +291,12 @@ class EngineRegistry:
             health=entry.lease.health,
         )
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+def _start(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    """Run *work* beside us, held in *tasks* until it is done."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 async def _forever(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -9,6 +9,9 @@ import orjson
 
 from manydb.query import Page
 
+_MOST_CLIPPED = 20
+"""Clipped cells that a reply names one by one."""
+
 
 def _facts(page: Page) -> dict[str, Any]:
     """What a reply says about its rows; empty keys are dropped."""
@@ -19,22 +22,31 @@ def _facts(page: Page) -> dict[str, Any]:
         "truncated": page.truncated,
         "result_id": page.result_id,
         "next_offset": page.next_offset if page.result_id and page.offset else None,
-        "clipped": [f"row {cell.row} {cell.column}: {cell.length} characters" for cell in page.clipped],
+        "clipped": _clipped(page),
         "hint": _hint(page),
         "elapsed_ms": None if page.offset else result.elapsed_ms,
     }
     return {key: value for key, value in facts.items() if value not in (None, [])}
 
 
+def _clipped(page: Page) -> list[str]:
+    """The cells that were cut; rows are counted from 0 in this reply."""
+    cells = [f"row {cell.row} {cell.column}: {cell.length} characters" for cell in page.clipped[:_MOST_CLIPPED]]
+    rest = len(page.clipped) - len(cells)
+    return [*cells, f"and {rest} more"] if rest else cells
+
+
 def _hint(page: Page) -> str | None:
+    hints = []
     if page.result_id and page.next_offset is not None:
         offset = f", offset={page.next_offset}" if page.offset else ""
-        return f"fetch_rows(result_id{offset}) or narrow the query"
-    if page.truncated:
-        return "the rest was not read: narrow the query, or raise row_cap"
+        hints.append(f"fetch_rows(result_id{offset}) or narrow the query")
+    elif page.truncated:
+        remedy = "select fewer or shorter columns" if page.result.full else "use LIMIT and OFFSET"
+        hints.append(f"the rest was not read: narrow the query, or {remedy}")
     if page.clipped:
-        return "select a part of the clipped cells, such as substr(column, 1, 1000)"
-    return None
+        hints.append("select a part of the clipped cells, such as substr(column, 1, 1000)")
+    return "; ".join(hints) or None
 
 
 def _json(page: Page) -> str:
@@ -62,6 +74,11 @@ def _markdown(page: Page) -> str:
     lines = [page.result.columns, ["---"] * len(page.result.columns), *page.rows]
     table = "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
     return table + _remark(page, "\n")
+
+
+def row_extra(name: str, columns: list[str]) -> int:
+    """What a row costs in the format called *name*, in bytes, beyond its JSON array."""
+    return sum(len(column.encode()) + 4 for column in columns) if name == "records" else 0
 
 
 FORMATS: dict[str, Callable[[Page], str]] = {"json": _json, "csv": _csv, "markdown": _markdown, "records": _records}

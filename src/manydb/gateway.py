@@ -9,10 +9,10 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import lessons, query, redaction, reflection, statements, transactions
+from manydb import formats, lessons, query, redaction, reflection, statements, transactions
 from manydb.callers import Caller
 from manydb.connections import Connections, Registration
-from manydb.dialects.schema import Overview, Snapshot, Table
+from manydb.dialects.schema import Overview, Snapshot, Table, TableName
 from manydb.engines import EngineRegistry, Health
 from manydb.errors import (
     AuthFailed,
@@ -28,7 +28,7 @@ from manydb.errors import (
 from manydb.query import Page, QueryResult
 from manydb.results import Results
 from manydb.schemas import SchemaCache
-from manydb.settings import Settings
+from manydb.settings import Format, Settings
 from manydb.statements import Statement
 
 T = TypeVar("T")
@@ -37,7 +37,6 @@ _READING_SCHEMAS_SECONDS = 30.0
 _PROBE_SECONDS = 1.0
 """How long `list_connections` waits for databases it has not heard of yet; the slower ones are told as unknown."""
 _PROBE_AGAIN_SECONDS = 10.0
-_ROW_OVERHEAD = 64
 
 
 @dataclass
@@ -82,8 +81,9 @@ class Gateway:
     ) -> T:
         """Do *work* in a read-only transaction on *registration*'s database. Raises ManydbError."""
         try:
+            # Whatever the connection permits, reads run on an engine that cannot write: they never share connections.
             async with self.engines.lease(
-                registration.dialect, registration.url, registration.access, registration.pool
+                registration.dialect, registration.url, "read_only", registration.pool
             ) as lease:
                 answer = await transactions.read(lease, work, timeout=timeout)
         except (Unreachable, AuthFailed, TlsFailed) as exc:
@@ -101,10 +101,11 @@ class Gateway:
         *,
         row_cap: int | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
+        format: Format = "json",  # noqa: A002
     ) -> Page:
-        """Run a statement that reads; its first page, with what was read beyond it kept for *caller*."""
+        """Run a statement that reads; its first page, fit for *format*. What was read beyond is kept for *caller*."""
         registration = self.connections.get(connection)
-        statement = self._readable(registration, sql)
+        statement = await self._readable(registration, sql)
         cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
 
         async def work(on: AsyncConnection) -> QueryResult:
@@ -113,29 +114,38 @@ class Gateway:
             )
 
         result = await self._taught(registration, statement, params, work, self._seconds(registration, timeout))
-        page = self._page(registration, result, 0, cap)
+        page = self._page(registration, result, 0, cap, format)
         if page.next_offset is None:
             return page
-        average = len(page.encoded) // len(page.rows) + _ROW_OVERHEAD
         owner = caller if caller.is_known else None
-        return page.kept_as(self.results.keep(owner, result, shown=len(page.rows), size=average * len(result.rows)))
+        return page.kept_as(self.results.keep(owner, result, shown=len(page.rows), size=result.size))
 
-    def fetch(self, caller: Caller, result_id: str, *, offset: int | None = None, row_cap: int | None = None) -> Page:
+    def fetch(
+        self,
+        caller: Caller,
+        result_id: str,
+        *,
+        offset: int | None = None,
+        row_cap: int | None = None,
+        format: Format = "json",  # noqa: A002
+    ) -> Page:
         """Further rows of a kept result, from *offset* on (by default the first row after the first page)."""
         kept, shown = self.results.get(caller if caller.is_known else None, result_id)
         registration = self.connections.get(kept.connection)
         cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
-        return self._page(registration, kept, shown if offset is None else offset, cap).kept_as(result_id)
+        return self._page(registration, kept, shown if offset is None else offset, cap, format).kept_as(result_id)
 
     async def explain(
         self, connection: str | None, sql: str, params: Any = None, *, analyze: bool = False
     ) -> QueryResult:
-        """How the database would run a query; with *analyze*, how it ran it. Raises Unsupported where it cannot tell."""
+        """How the database would run a query; with *analyze*, how it ran it. Raises Unsupported where it cannot."""
         registration = self.connections.get(connection)
         dialect = registration.dialect
-        statement = self._readable(registration, sql)
+        statement = await self._readable(registration, sql)
+        if statement.explained:  # the query was sent with an EXPLAIN of its own
+            statement = await self._readable(registration, statement.explained)
         if statement.form != "query":
-            raise BadParameter("explain_query takes the query itself, without EXPLAIN")
+            raise BadParameter("explain_query takes a query")
         if analyze and not dialect.analyze_prefix:
             raise Unsupported(f"{dialect.title} has no EXPLAIN ANALYZE; leave analyze out")
 
@@ -148,18 +158,26 @@ class Gateway:
 
         return await self._taught(registration, statement, params, work, self._seconds(registration, None))
 
-    def _readable(self, registration: Registration, sql: str) -> Statement:
+    async def _readable(self, registration: Registration, sql: str) -> Statement:
+        """The statement, if its text is a read and calls nothing that the database itself says may act."""
         statement = statements.parse(sql, registration.dialect.grammar)
         statements.require_read(statement)
+        if statement.functions:
+            acting = await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
+            statements.check_functions(statement, acting)
         return statement
 
     def _seconds(self, registration: Registration, asked: float | None) -> float:
         return min(asked or registration.limits.timeout_seconds, self.settings.max_timeout_seconds)
 
-    def _page(self, registration: Registration, result: QueryResult, offset: int, row_cap: int) -> Page:
-        budget = registration.limits.byte_budget
+    def _page(self, registration: Registration, result: QueryResult, offset: int, row_cap: int, name: Format) -> Page:
         return query.page(
-            result, offset=offset, row_cap=row_cap, byte_budget=budget, cell_chars=self.settings.cell_chars
+            result,
+            offset=offset,
+            row_cap=row_cap,
+            byte_budget=registration.limits.byte_budget,
+            cell_chars=self.settings.cell_chars,
+            row_extra=formats.row_extra(name, result.columns),
         )
 
     async def _taught(
@@ -171,15 +189,21 @@ class Gateway:
         timeout: float,  # noqa: ASYNC109
     ) -> T:
         """`read`, with errors that know the schema and no bound value."""
+        asked = self.schemas.clock()
         try:
             return await self.read(registration, work, timeout=timeout)
         except ManydbError as exc:
-            exc.message = redaction.without_values(exc.message, params)
-            await self._teach(registration, statement, exc)
+            if exc.__cause__ is not None:  # what the database says may quote values; what we say never does
+                exc.message = redaction.without_values(exc.message, params)
+            await self._teach(registration, statement, exc, asked)
             raise
 
-    async def _teach(self, registration: Registration, statement: Statement, error: ManydbError) -> None:
+    async def _teach(self, registration: Registration, statement: Statement, error: ManydbError, asked: float) -> None:
         """Add what the caller needs to do it right: nearest names, the columns there are, a note on the dialect."""
+        if isinstance(error, UnknownTable | UnknownColumn):
+            self.schemas.invalidate(
+                registration.url, before=asked
+            )  # the database knows its schema better than we remember it
         if isinstance(error, UnknownTable | UnknownColumn | SqlSyntax):
             try:
                 await lessons.add(error, statement, registration.dialect, lambda: self.snapshot(registration))
@@ -202,21 +226,38 @@ class Gateway:
         )
         return Snapshot(overview, columns, indexes)
 
+    async def fresh_if_empty(
+        self, registration: Registration, find: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """What *find* finds in the schema; where that is nothing, once more with the schema read anew.
+
+        What a caller looks for in vain may be younger than what we remember.
+        """
+        asked = self.schemas.clock()
+        found = await find()
+        if found["total"] == 0 and self.schemas.invalidate(registration.url, before=asked):
+            found = await find()
+        return found
+
     async def describe(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
         """The named tables in full, read anew. Raises UnknownTable with the nearest names."""
-        overview = await self.overview(registration)
+        asked = self.schemas.clock()
         try:
-            names = [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
+            names = await self._resolve(registration, tables)
         except UnknownTable:
             # It may be younger than what we remember.
-            self.schemas.invalidate(registration.url)
-            overview = await self.overview(registration)
-            names = [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
+            if not self.schemas.invalidate(registration.url, before=asked):
+                raise
+            names = await self._resolve(registration, tables)
         return await self.read(
             registration,
             lambda on: registration.dialect.catalog.describe(on, names),
             timeout=_READING_SCHEMAS_SECONDS,
         )
+
+    async def _resolve(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
+        overview = await self.overview(registration)
+        return [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
 
     async def _schema(
         self, registration: Registration, part: str, read: Callable[[AsyncConnection], Awaitable[T]]

@@ -1,7 +1,8 @@
 """Run one statement that reads, and cut its answer into pages that fit a model's context."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -15,13 +16,16 @@ from manydb.statements import Statement
 
 Truncated = Literal["max_rows", "max_bytes"]
 
-_MAX_CLIPPED = 20
-"""Clipped cells that a reply names one by one."""
+_COUNTED = re.compile(r"\bplaceholder \$?(\d+)")
+_LEAST_CELL_CHARS = 8
+"""Of a row that is too large as a whole, cells are clipped down to this and no further."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What was read of a statement's rows; *more* tells that the database had further ones."""
+    """What was read of a statement's rows; *more* tells that the database had further ones, *full* that only their size
+    kept us from reading them. *size* is about what the rows hold in memory, in bytes.
+    """
 
     connection: str
     columns: list[str]
@@ -29,6 +33,8 @@ class QueryResult:
     rows: list[Sequence[Any]]
     more: bool
     elapsed_ms: int
+    full: bool = False
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +66,86 @@ class Page:
 async def run(
     connection: AsyncConnection, dialect: Dialect, name: str, statement: Statement, params: Any, *, limit: int
 ) -> QueryResult:
-    """Run *statement* in the transaction open on *connection*, reading at most *limit* rows. Driver errors pass through."""
+    """Run *statement* in the open transaction, reading at most *limit* rows. Driver errors pass through."""
     sql, args = statements.bind(statement, params, connection.dialect.paramstyle)
     started = time.perf_counter()
-    found = await dialect.fetch(connection, sql, args, limit)
+    try:
+        found = await dialect.fetch(connection, sql, args, limit)
+    except BadParameter as exc:
+        exc.message = _by_name(exc.message, statement, params, connection.dialect.paramstyle)
+        raise
     elapsed = round((time.perf_counter() - started) * 1000)
-    return QueryResult(name, found.columns, found.types, found.rows, found.more, elapsed)
+    return QueryResult(name, found.columns, found.types, found.rows, found.more, elapsed, found.full, found.size)
 
 
-def page(result: QueryResult, *, offset: int, row_cap: int, byte_budget: int, cell_chars: int) -> Page:
+def _by_name(message: str, statement: Statement, params: Any, paramstyle: str) -> str:
+    """*message*, which counts the driver's placeholders, with the name that the caller gave to the one it means."""
+    if not isinstance(params, Mapping):
+        return message
+    names: list[str] = []
+    for placeholder in statement.placeholders:
+        if placeholder.style != "named" or (paramstyle == "numeric_dollar" and placeholder.name in names):
+            continue
+        value = params.get(placeholder.name)
+        names += [placeholder.name] * (len(value) if placeholder.in_list and isinstance(value, list) else 1)
+
+    def named(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return f":{names[number - 1]}" if 1 <= number <= len(names) else match[0]
+
+    return _COUNTED.sub(named, message, count=1)
+
+
+def page(
+    result: QueryResult, *, offset: int, row_cap: int, byte_budget: int, cell_chars: int, row_extra: int = 0
+) -> Page:
     """The rows from *offset* on, as many as *row_cap* and *byte_budget* allow; cells clipped at *cell_chars*.
 
-    At least one row is returned where there is one, so that reading on always ends. Raises BadParameter for an offset
-    past the last row.
+    *row_extra* is what a row costs, in bytes, beyond its JSON array. At least one row is returned where there is one,
+    so that reading on always ends: if it is larger than the budget, its cells are clipped until it fits. Raises
+    BadParameter for an offset past the last row.
     """
     if offset > len(result.rows):
         raise BadParameter(f"offset {offset} is past the end: {len(result.rows)} rows are kept")
-    rows = result.rows[offset : offset + row_cap]
-    rows, clipped = _clip(rows, result.columns, cell_chars)
+    rows, clipped = _clip(result.rows[offset : offset + row_cap], result.columns, cell_chars)
     encoded = orjson.dumps(rows)
     truncated: Truncated | None = None
-    if len(encoded) > byte_budget and len(rows) > 1:
-        rows, encoded = _fit(rows, byte_budget)
-        truncated = "max_bytes"
+    if len(encoded) + row_extra * len(rows) > byte_budget:
+        asked = len(rows)
+        rows, encoded = _fit(rows, byte_budget, row_extra)
+        if len(rows) == 1:
+            rows, clipped = _squeeze(result.rows[offset], result.columns, byte_budget - row_extra, cell_chars)
+            encoded = orjson.dumps(rows)
+        truncated = "max_bytes" if len(rows) < asked else None
         clipped = [cell for cell in clipped if cell.row < len(rows)]
     end = offset + len(rows)
     is_last_kept = end >= len(result.rows)
     if truncated is None and (not is_last_kept or result.more):
-        truncated = "max_rows"
-    return Page(result, rows, encoded, offset, truncated, None if is_last_kept else end, clipped[:_MAX_CLIPPED])
+        truncated = "max_bytes" if is_last_kept and result.full else "max_rows"
+    return Page(result, rows, encoded, offset, truncated, None if is_last_kept else end, clipped)
 
 
-def _fit(rows: list[Sequence[Any]], byte_budget: int) -> tuple[list[Sequence[Any]], bytes]:
+def _fit(rows: list[Sequence[Any]], byte_budget: int, row_extra: int) -> tuple[list[Sequence[Any]], bytes]:
     used = 2
     parts: list[bytes] = []
     for row in rows:
         part = orjson.dumps(row)
-        used += len(part) + 1
+        used += len(part) + 1 + row_extra
         if parts and used > byte_budget:
             break
         parts.append(part)
     return rows[: len(parts)], b"[" + b",".join(parts) + b"]"
+
+
+def _squeeze(
+    row: Sequence[Any], columns: list[str], byte_budget: int, cell_chars: int
+) -> tuple[list[Sequence[Any]], list[Clipped]]:
+    """*row* alone, its cells clipped ever harder until it fits or there is nothing left to clip."""
+    rows, clipped = _clip([row], columns, cell_chars)
+    while cell_chars > _LEAST_CELL_CHARS and len(orjson.dumps(rows)) > byte_budget:
+        cell_chars //= 2
+        rows, clipped = _clip([row], columns, cell_chars)
+    return rows, clipped
 
 
 def _clip(rows: list[Sequence[Any]], columns: list[str], cell_chars: int) -> tuple[list[Sequence[Any]], list[Clipped]]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_HIDDEN = "‹value›"
+_HIDDEN = "<value>"
 _TELLING = 12
 
 

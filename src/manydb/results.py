@@ -33,7 +33,7 @@ class Results:
     _bytes: int = 0
 
     def keep(self, owner: object | None, result: QueryResult, *, shown: int, size: int) -> str | None:
-        """Keep *result*, of which the first *shown* rows were sent; None where it is larger than all that may be kept."""
+        """Keep *result*, of which *shown* rows were sent; None where it is larger than all that may be kept."""
         if size > self.settings.max_result_bytes:
             return None
         result_id = f"r_{secrets.token_urlsafe(12)}"
@@ -43,13 +43,16 @@ class Results:
         return result_id
 
     def get(self, owner: object | None, result_id: str) -> tuple[QueryResult, int]:
-        """The kept result, and how many of its rows the first page showed. Raises Expired for an id that is unknown, another caller's, or too old: one answer for all."""
+        """The kept result, and how many of its rows the first page showed.
+
+        Raises Expired for an id that is unknown, another caller's, or too old: one answer for all.
+        """
         self.sweep()
         kept = self._kept.get(result_id)
         if kept is None or kept.owner not in {None, owner}:
             raise Expired(
-                f"no rows are kept as {result_id!r}: kept rows expire {self.settings.result_ttl:g} s after their last use; "
-                "run execute_query again to get a new result_id"
+                f"no rows are kept as {result_id[:40]!r}: kept rows expire {self.settings.result_ttl:g} s after their "
+                "last use; run execute_query again to get a new result_id"
             )
         kept.last_used = self.clock()
         self._kept.move_to_end(result_id)

@@ -43,10 +43,16 @@ class SchemaCache:
             reading = self._start(key, read)
         return cast("T", await asyncio.shield(reading.task))
 
-    def invalidate(self, url: URL) -> None:
-        """Forget everything about the database behind *url*."""
-        for key in [key for key in self._readings if key[0] == url]:
+    def invalidate(self, url: URL, *, before: float | None = None) -> bool:
+        """Forget what was read of the database behind *url* (only what was begun *before*); whether there was any."""
+        old = [
+            key
+            for key, reading in self._readings.items()
+            if key[0] == url and (before is None or reading.started < before)
+        ]
+        for key in old:
             del self._readings[key]
+        return bool(old)
 
     async def aclose(self) -> None:
         """Stop readings that nobody waits for any more."""

@@ -17,7 +17,7 @@ Access = Literal["read_only", "read_write", "admin"]
 Format = Literal["json", "csv", "markdown", "records"]
 Group = Literal["core"]
 
-_REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_REFERENCE = re.compile(r"(?P<escape>\$)\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _FILE = "file:"
 _OTHER_VARIABLES = {"MANYDB_CONFIG", "MANYDB_DEMO_URL"}
@@ -95,6 +95,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="where the HTTP transport listens")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port")
     path: str = Field("/mcp", description="its path")
+    allow_unauthenticated_network: bool = Field(
+        default=False, description="let the HTTP transport listen where others on the network can reach it"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("warning", description="what goes to stderr")
 
     @field_validator("connections")
@@ -103,7 +106,8 @@ class Settings(BaseSettings):
         for name in connections:
             if not _NAME.fullmatch(name):
                 raise ValueError(
-                    "a connection's name is up to 64 letters, digits, '_', '-' and '.', and begins with none of the last two"
+                    f"{name!r}: a connection's name is up to 64 letters, digits, '_', '-' and '.', "
+                    "and begins with none of the last two"
                 )
         return connections
 
@@ -181,7 +185,7 @@ def _configured_path() -> Path | None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise SettingsError(f"{path}: cannot be read ({exc.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
@@ -209,7 +213,7 @@ def _variable(exc: SourceError) -> str:
 
 
 def _resolved(value: Any, place: str, keys: tuple[str, ...]) -> Any:
-    """*value* with ${VAR}, ${VAR:-default} and file:/path replaced in every string."""
+    """*value* with ${VAR}, ${VAR:-default} and file:/path replaced in every string; $${ stands for ${ itself."""
     if isinstance(value, dict):
         return {key: _resolved(item, place, (*keys, str(key))) for key, item in value.items()}
     if isinstance(value, list):
@@ -218,6 +222,8 @@ def _resolved(value: Any, place: str, keys: tuple[str, ...]) -> Any:
         return value
 
     def variable(match: re.Match[str]) -> str:
+        if match["escape"]:
+            return "${"
         found = os.environ.get(match["name"])
         if found or (found is not None and match["default"] is None):
             return found

@@ -1,20 +1,24 @@
 """What the command line shows of a gateway: a query's rows, the state of every connection."""
 
 import asyncio
+import re
 import sys
 import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from manydb.callers import PROCESS
 from manydb.connections import Registration
-from manydb.errors import ManydbError
+from manydb.errors import ManydbError, SettingsError
 from manydb.formats import FORMATS
 from manydb.gateway import Gateway
 from manydb.query import Page
 from manydb.settings import Settings
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 async def query(
@@ -50,16 +54,15 @@ def rows_table(columns: list[str], rows: list[list[Any]]) -> Table:
         is_number = any(row[index] is not None for row in rows) and all(
             isinstance(row[index], int | float) or row[index] is None for row in rows
         )
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(_text(column), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*("[dim]NULL[/]" if cell is None else _text(cell) for cell in row))
     return table
 
 
 def _text(cell: Any) -> str:
-    from rich.markup import escape  # noqa: PLC0415
-
-    return escape(cell if isinstance(cell, str) else str(cell))
+    """*cell* for a terminal: what would steer it, or rich's markup, is shown instead of obeyed."""
+    return escape(_CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(cell)))
 
 
 async def check(settings: Settings) -> int:
@@ -67,8 +70,7 @@ async def check(settings: Settings) -> int:
     async with Gateway.open(settings) as gateway:
         registrations = list(gateway.connections)
         if not registrations:
-            print("no connections: give --connection name=url, a manydb.toml or DATABASE_URL")  # noqa: T201
-            return 1
+            raise SettingsError("no connections: give --connection name=url, a manydb.toml or DATABASE_URL")
         lines = await asyncio.gather(*(_checked(gateway, registration) for registration in registrations))
     table = Table(header_style="bold")
     for column in ("connection", "backend", "access", "answers"):

@@ -1,7 +1,9 @@
-"""How the server is reached: stdio and streamable HTTP, both of which end cleanly on SIGTERM, SIGINT and end of input."""
+"""How the server is reached: stdio and streamable HTTP, ended cleanly by SIGTERM, SIGINT and end of input."""
 
 import asyncio
+import errno
 import ipaddress
+import logging
 import os
 import shutil
 import signal
@@ -27,9 +29,11 @@ from manydb.settings import Settings
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_LINE = 64 * 1024 * 1024
-_LAST_ANSWERS_SECONDS = 0.75
-"""How long calls may go on after the client closed its end: it may have piped its requests in, and reads the answers."""
-_GRACE_SECONDS = 1
+_SLICE_SECONDS = 0.05
+_LAST_ANSWERS_SLICES = 15
+"""How long calls may go on after input ended: the client may have piped its requests in, and read the answers."""
+_GRACE_SECONDS = 0.25
+"""How long HTTP calls may go on after a signal; stopping their queries comes after it, and all of it within 2 s."""
 _BACKLOG = 2_048
 
 
@@ -107,8 +111,11 @@ class _Wire:
         async with to_server:
             while message := await self._next():
                 await to_server.send(message)
-            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
-                await self._all_answered()
+            # In slices, so that a loop that was blocked, by importing a driver, is not counted as time for answers.
+            for _ in range(_LAST_ANSWERS_SLICES):
+                with anyio.move_on_after(_SLICE_SECONDS):
+                    await self._all_answered()
+                    return
 
     async def _next(self) -> SessionMessage | Exception | None:
         try:
@@ -227,9 +234,9 @@ async def serve_http(server: FastMCP[Any], settings: Settings) -> None:
         lifespan="on",
         log_level=settings.log_level,
         access_log=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,  # type: ignore[arg-type]  # asyncio.wait_for takes fractions
     )
-    await _HTTPServer(config).serve(listening)
+    await _HTTPServer(config, settings.path).serve(listening)
 
 
 def require_private_address(settings: Settings) -> None:
@@ -260,13 +267,17 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     except OSError as exc:
         for each in listening:
             each.close()
-        reason = "the port is taken" if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE else exc.strerror
+        reason = "the port is taken" if exc.errno == errno.EADDRINUSE else exc.strerror
         raise SettingsError(f"cannot listen on {host}:{port}: {reason}; see --host and --port") from None
     return listening
 
 
 class _HTTPServer(uvicorn.Server):
-    """Uvicorn raises the signal again once it has served, which would skip everything after it and exit with an error."""
+    """Uvicorn raises the signal again once it has served: that would skip all that follows, and exit with an error."""
+
+    def __init__(self, config: uvicorn.Config, path: str) -> None:
+        super().__init__(config)
+        self._path = path
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -276,6 +287,22 @@ class _HTTPServer(uvicorn.Server):
         else:
             with _on_signals(lambda: self.handle_exit(signal.SIGTERM, None)):
                 yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        log = logging.getLogger("uvicorn.error")
+        log.addFilter(self._is_worth_a_line)
+        try:
+            await super().serve(sockets)
+        finally:
+            log.removeFilter(self._is_worth_a_line)
+
+    def _is_worth_a_line(self, record: logging.LogRecord) -> bool:
+        """Whether uvicorn reports more than the streams and calls that every end cuts off."""
+        if not self.should_exit:
+            return True
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            return False
+        return not str(record.msg).startswith(("ASGI callable returned without", "Cancel %s running task"))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

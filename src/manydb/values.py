@@ -11,7 +11,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -353,12 +353,3 @@ def scalar_text(value: Any) -> str:
     if not _is_unicode(result):
         raise ValueError("lone surrogate")
     return result
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    """The elements of arrays within arrays, in order."""
-    if isinstance(value, list):
-        for item in value:
-            yield from leaves(item)
-    else:
-        yield value

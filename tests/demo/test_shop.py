@@ -15,11 +15,11 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, Table, and_, func, inspect, pool, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from manydb.demo import shop
-from manydb.errors import SettingsError
+from manydb.errors import ConstraintViolated, SettingsError
 from tests.conftest import Databases
 
 CHECKOUT = Path(__file__).parents[2]
@@ -253,7 +253,7 @@ async def test_a_build_that_fails_leaves_no_rows(database_url: str) -> None:
         # Payments come last: by then everything else is inserted.
         await connection.execute(text("CREATE UNIQUE INDEX obstacle ON payments (method)"))
         await connection.commit()
-    with pytest.raises(IntegrityError):
+    with pytest.raises(ConstraintViolated):
         await shop.build(database_url)
     async with connect(database_url) as connection:
         assert not any(asdict(await counts(connection)).values())

@@ -115,8 +115,8 @@ async def test_values_reach_json_in_their_canonical_form(
     line: dict[str, Any], opened: Callable[[str], Awaitable[Database]]
 ) -> None:
     database = await opened(line["dialect"])
-    if line.get("engine", "mariadb") != ("mariadb" if database.maria else "mysql8") and line["dialect"] == "mysql":
-        pytest.skip(f"for {line['engine']} only" if "engine" in line else "no difference on MySQL 8")
+    if line.get("engine") not in {None, "mariadb" if database.maria else "mysql8"}:
+        pytest.skip(f"for {line['engine']} only")
     sql = line["sql"].replace("SELECT i6 FROM types1 WHERE id = 1", "SELECT CAST('2001:db8::1' AS INET6)")
     rows = await database.fetch(sql)
     found = json.loads(orjson.dumps(rows.rows[0] if line.get("whole_row") else rows.rows[0][0]))
@@ -173,7 +173,8 @@ async def test_many_columns_are_no_problem(database: Database) -> None:
 async def test_a_large_result_with_a_small_limit_does_not_stop_the_connection(database: Database) -> None:
     series = {
         "postgresql": "SELECT n FROM generate_series(1, 200000) AS n",
-        "mysql": "WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 500) SELECT a.n FROM s AS a, s AS b",
+        "mysql": "WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 500) "
+        "SELECT a.n FROM s AS a, s AS b",
         "sqlite": "WITH RECURSIVE s (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM s WHERE n < 200000) SELECT n FROM s",
     }[database.name]
     async with asyncio.timeout(10), database.open() as connection:
@@ -214,7 +215,7 @@ async def test_parameters_are_stored_as_what_they_mean(database: Database) -> No
 
 async def test_null_and_plain_parameters_come_back(database: Database) -> None:
     sql = {"postgresql": "SELECT $1::text, $2::bigint, $3::float8, $4::text", "mysql": "SELECT %s, %s, %s, %s"}
-    text = 'it\'s \\ 100% "ok" – 日本 🎉\n'
+    text = 'it\'s \\ 100% "ok" - 日本 🎉\n'
     rows = await database.fetch(sql.get(database.name, "SELECT ?, ?, ?, ?"), None, -5, 1.5, text)
     assert list(rows.rows[0]) == [None, -5, 1.5, text]
 
@@ -222,7 +223,7 @@ async def test_null_and_plain_parameters_come_back(database: Database) -> None:
 @pytest.mark.parametrize("value", ["\ud800", {"$bytes": "not base64"}, float("nan")])
 async def test_values_that_cannot_be_bound_are_named_by_position_only(database: Database, value: Any) -> None:
     sql = {"postgresql": "SELECT $1::text || $2::text", "mysql": "SELECT %s, %s"}.get(database.name, "SELECT ?, ?")
-    with pytest.raises(BadParameter, match="placeholder .?2 ") as caught:
+    with pytest.raises(BadParameter, match=r"placeholder .?2 ") as caught:
         await database.fetch(sql, "a", value)
     assert "not base64" not in str(caught.value)
 
@@ -314,8 +315,8 @@ async def test_types_of_postgresql(pg: Database, sql: str, expected: Any) -> Non
 
 
 PAIR = (
-    "ROW(9007199254740993, 'a\"b\\c, (d)', '\\x00ff', 'ok', '{1,NULL}', '{\"k\": [1.5]}', '[2025-01-01 10:00+00,)', 'k=>\"q r\"', 5)"
-    "::other.pair"
+    "ROW(9007199254740993, 'a\"b\\c, (d)', '\\x00ff', 'ok', '{1,NULL}', '{\"k\": [1.5]}', "
+    "'[2025-01-01 10:00+00,)', 'k=>\"q r\"', 5)::other.pair"
 )
 PAIR_JSON = {
     "a": "9007199254740993",
@@ -351,9 +352,12 @@ async def test_a_whole_row_is_an_object_even_after_its_table_was_altered(pg: Dat
 
 async def test_anonymous_records_are_arrays(pg: Database) -> None:
     record = await pg.value(
-        "SELECT ROW(1, 'a', NULL, 2.50, date '0044-03-15 BC', timestamp 'infinity', timestamptz '2025-01-01 10:00+00', ARRAY[1,2], ROW(1),"
-        " '{\"a\":1}'::jsonb, 0.1::float4, 9007199254740993, time '24:00', timetz '10:00+02:30', interval '-1 day 1 hour', -0.00010::numeric,"
-        " 12345678.9, 'NaN'::numeric, inet '10.1.2.3/8', cidr '10.0.0.0/8', B'00101', '16/B374D848'::pg_lsn, true, '\\x00'::bytea, 'ok'::other.mood)"
+        "SELECT ROW(1, 'a', NULL, 2.50, date '0044-03-15 BC', timestamp 'infinity', timestamptz '2025-01-01 10:00+00',"
+        " ARRAY[1,2], ROW(1),"
+        " '{\"a\":1}'::jsonb, 0.1::float4, 9007199254740993, time '24:00', timetz '10:00+02:30',"
+        " interval '-1 day 1 hour', -0.00010::numeric,"
+        " 12345678.9, 'NaN'::numeric, inet '10.1.2.3/8', cidr '10.0.0.0/8', B'00101',"
+        " '16/B374D848'::pg_lsn, true, '\\x00'::bytea, 'ok'::other.mood)"
     )
     assert record == [
         *[1, "a", None, "2.50", "0044-03-15 BC", "infinity", "2025-01-01T10:00:00+00:00", [1, 2], [1]],
@@ -377,7 +381,8 @@ async def test_zero_columns_keep_their_rows(pg: Database) -> None:
 
 async def test_types_have_the_names_people_write(pg: Database) -> None:
     rows = await pg.fetch(
-        "SELECT 1, 1::bigint, true, 1.5::float8, now(), 'a'::varchar, ARRAY[1], ARRAY['a'], 'ok'::other.mood, ARRAY['ok']::other.mood[], 1.5"
+        "SELECT 1, 1::bigint, true, 1.5::float8, now(), 'a'::varchar, ARRAY[1], ARRAY['a'], 'ok'::other.mood,"
+        " ARRAY['ok']::other.mood[], 1.5"
     )
     assert rows.types == [
         *["integer", "bigint", "boolean", "double precision", "timestamptz", "varchar", "integer[]", "text[]"],
@@ -555,8 +560,7 @@ async def test_a_statement_that_wrote_is_not_run_twice_for_its_text(lite: Databa
 
 
 async def test_columns_may_mix_types(lite: Database) -> None:
-    values = "SELECT 1 AS v UNION ALL SELECT 1.5 UNION ALL SELECT 'x' UNION ALL SELECT x'00' UNION ALL SELECT NULL UNION ALL SELECT 9e999"
-    rows = await lite.fetch(values)
+    rows = await lite.fetch("VALUES (1), (1.5), ('x'), (x'00'), (NULL), (9e999)")
     assert [row[0] for row in rows.rows] == [1, 1.5, "x", {"$bytes": "AA=="}, None, "Infinity"]
     assert rows.types == ["integer"]
     numbers = await lite.fetch(

@@ -61,5 +61,5 @@ async def serving(mode: str = "auto", /, **settings: Any) -> AsyncGenerator[Desk
     """A client, in memory, of a server with these settings; ``url`` is short for its only connection, ``db``."""
     if url := settings.pop("url", None):
         settings["connections"] = {"db": {"url": url}}
-    async with Client(build_server(Settings(**settings)), mode=mode) as client:
+    async with Client(build_server(Settings.model_validate(settings)), mode=mode) as client:
         yield Desk(client)

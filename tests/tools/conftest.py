@@ -1,4 +1,4 @@
-"""A small SQLite file for what every database does alike; what they do differently is in tests/dialects/test_contract.py."""
+"""A small SQLite file, for what does not depend on the database; what does is in tests/dialects/test_contract.py."""
 
 import sqlite3
 from collections.abc import AsyncGenerator

@@ -1,5 +1,6 @@
 """What SQLAlchemy does not tell us about a backend: one object, with defaults that any async dialect can live with."""
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 from sqlalchemy.sql.compiler import IdentifierPreparer
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from manydb import errors
 from manydb.dialects import execution
@@ -21,7 +23,10 @@ from manydb.dialects.grammar import STANDARD, Grammar
 from manydb.dialects.rows import Rows
 from manydb.settings import Access
 
-__all__ = ["Dialect", "Rows", "original"]
+__all__ = ["Dialect", "Rows", "causes", "original"]
+
+_PING_SECONDS = 1.0
+"""How long a pooled connection may take to prove that it lives; a silent network would hold the caller for ever."""
 
 
 class Dialect:
@@ -106,6 +111,8 @@ class Dialect:
                 self.scrub(dbapi, record, access)
 
         event.listen(engine.sync_engine, "reset", reset)
+        # SQLAlchemy offers no event for its ping, and no time limit.
+        engine.sync_engine.dialect.do_ping = _bounded(engine.sync_engine.dialect.do_ping)  # type: ignore[method-assign]
 
     def on_connect(self, dbapi: Any, access: Access) -> None:
         """Set up a new connection; runs inside SQLAlchemy's greenlet."""
@@ -122,6 +129,8 @@ class Dialect:
 
     async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
         """Run one statement in the open transaction and read at most *limit* rows."""
+        if not args and connection.dialect.paramstyle in {"format", "pyformat"}:
+            sql = sql.replace("%", "%%")  # SQLAlchemy passes no arguments as (), and these drivers then fill them in
         return await execution.fetch(connection, sql, args, limit)
 
     def explained(self, connection: AsyncConnection, sql: str, *, analyze: bool) -> str:  # noqa: ARG002
@@ -148,7 +157,7 @@ class Dialect:
     def connect_error(self, exc: BaseException, url: URL) -> errors.ManydbError:
         """Our error for what went wrong while connecting to *url*."""
         place = self.location(url)
-        for cause in _causes(exc):
+        for cause in causes(exc):
             for kind, error, sentence in _UNREACHED:
                 if isinstance(cause, kind):
                     return error(sentence.format(place=place))
@@ -170,7 +179,20 @@ _UNREACHED: tuple[tuple[type[BaseException], type[errors.ManydbError], str], ...
 )
 
 
-def _causes(exc: BaseException) -> Iterator[BaseException]:
+def _bounded(ping: Callable[[DBAPIConnection], bool]) -> Callable[[DBAPIConnection], bool]:
+    """*ping*, for which a connection that stays silent is a dead one. Runs inside SQLAlchemy's greenlet."""
+
+    async def limited(dbapi: DBAPIConnection) -> bool:
+        try:
+            async with asyncio.timeout(_PING_SECONDS):
+                return await greenlet_spawn(ping, dbapi)
+        except TimeoutError:
+            return False
+
+    return lambda dbapi: await_only(limited(dbapi))
+
+
+def causes(exc: BaseException) -> Iterator[BaseException]:
     """*exc* and everything it was raised from."""
     seen: BaseException | None = exc
     while seen is not None:

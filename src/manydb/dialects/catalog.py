@@ -61,6 +61,10 @@ class Catalog:
         """Every index of those tables, for a search; primary keys are left out."""
         return await conn.run_sync(_indexes)
 
+    async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:  # noqa: ARG002 - for those who can tell
+        """Names of functions that the database itself says may act and not only compute, in any schema."""
+        return frozenset()
+
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         """The tables called *names*, in that order; a name that does not exist (any more) is left out."""
         return await conn.run_sync(_describe, names)

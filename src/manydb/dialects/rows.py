@@ -1,18 +1,83 @@
-"""The rows of a statement, as every database's execution returns them."""
+"""The rows of a statement, as every database's execution returns them; and how many of them a read takes in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+MAX_BYTES = 16 * 1024 * 1024
+"""What one read keeps of a result, about: a few long cells must not fill the gateway's memory."""
+_FIRST_SLICE = 16
+"""Rows asked for before anything is known of their size; later slices are up to eight times what was read."""
+_ROW_BYTES, _CELL_BYTES = 64, 32
+_SHORT = {type(None), bool, int, float}
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What a statement returned, already in the JSON form that docs/values.md describes.
 
-    *types* are the database's own names, one a column; *more* tells that rows were left unread.
+    *types* are the database's own names, one a column; *more* tells that rows were left unread, *full* that it was for
+    their size and not for their number. *size* is about what the rows hold in memory, in bytes.
     """
 
     columns: list[str]
     types: list[str]
     rows: list[Sequence[Any]]
     more: bool = False
+    full: bool = False
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Reading:
+    """A result while it is read: *limit* rows and one more, which makes a fact of `more`, or until *max_bytes* are in.
+
+    *long* are the columns (by index) whose cells may be large. Without any, all rows may be asked for at once.
+    """
+
+    limit: int
+    max_bytes: int
+    long: Sequence[int]
+    records: list[Sequence[Any]] = field(default_factory=list)
+    size: int = 0
+
+    @property
+    def wants(self) -> int:
+        """How many rows to ask for next; 0 when it is enough."""
+        count = len(self.records)
+        if self.is_full:
+            return 0
+        missing = max(0, self.limit + 1 - count)
+        if not self.long:
+            return missing
+        if not count:
+            return min(missing, _FIRST_SLICE)
+        fitting = max(0, self.max_bytes - self.size) * count // max(1, self.size) + 1
+        return min(missing, _FIRST_SLICE * count, fitting)
+
+    @property
+    def is_full(self) -> bool:
+        # A second row is always read: the last one read is given up to prove that there is more.
+        return self.size > self.max_bytes and len(self.records) > 1
+
+    def add(self, records: Sequence[Sequence[Any]]) -> None:
+        self.records += records
+        if records:
+            self.size += len(records) * (_ROW_BYTES + _CELL_BYTES * len(records[0]))
+        for column in self.long:
+            self.size += sum(_weight(record[column]) for record in records)
+
+    def kept(self, *, unread: bool) -> tuple[list[Sequence[Any]], bool, bool]:
+        """The rows to return, whether there are more, and whether size is why; *unread*: the end was not seen."""
+        if len(self.records) > self.limit:
+            return self.records[: self.limit], True, False
+        if unread and self.is_full:
+            return self.records[:-1], True, True
+        return self.records, False, False
+
+
+def _weight(cell: Any) -> int:
+    kind = type(cell)
+    if kind is str or kind is bytes:
+        return len(cell)
+    return 0 if kind in _SHORT else len(str(cell))

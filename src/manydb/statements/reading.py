@@ -27,11 +27,11 @@ _BEFORE_DEFINITION = frozenset({"AS", "WITH", "RECURSIVE", "TABLESAMPLE"})  # na
 _ROUTINES = frozenset({"TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"})
 
 _KIND_REFUSALS: dict[Kind, tuple[type[ReadOnly | Forbidden], str, str]] = {
-    "write": (ReadOnly, "writes or may write", "use execute_statement on a connection whose access is read_write"),
+    "write": (ReadOnly, "writes or may write", "these tools only read: ask the user to make the change"),
     "ddl": (
         ReadOnly,
         "changes the schema or its rights",
-        "use execute_statement on a connection whose access is admin",
+        "these tools only read: ask the user to make the change",
     ),
     "transaction": (Forbidden, "controls a transaction; every read already has one of its own", "send the query alone"),
     "session": (Forbidden, "changes the session or its locks, which is shared", "send the query alone"),
@@ -44,7 +44,7 @@ class Statement:
 
     *sql* is exactly what is sent. *verb* is the word that does the work: DELETE in `WITH … DELETE`. *form* tells how a
     read is run; *explained* is the query inside an EXPLAIN. *tables* are (schema or None, name) in order of appearance,
-    best effort, for error messages. *functions* are all names that are called. *refusal* is None for a read.
+    best effort, for error messages. *functions* are all names that are called, or may be. *refusal* is None for a read.
     """
 
     sql: str
@@ -221,19 +221,17 @@ def _modifying_expressions(source: Source) -> Iterator[str]:
 
 
 def _functions(source: Source, grammar: Grammar) -> tuple[str, ...]:
-    """The names that stand before a `(`, and the fields that may be calls: `(x).f`, `$1.f`, `(x).a.f`."""
+    """The names that stand before a `(`, and the parts of dotted names that may be calls.
+
+    `x.f` calls f where x is a value: `(x).f`, `$1.f`, and bare too, for a table's alias stands for its row, and that of
+    a function in FROM for what the function returned.
+    """
     names: dict[str, None] = {}
-    field_of_value = -1
     for index, token in enumerate(source.tokens):
         if token.kind not in ("word", "name"):
             continue
         called = source.key(index + 1) == "(" and source.key(index - 1) not in _BEFORE_DEFINITION
-        if grammar.fields_call_functions and source.key(index - 1) == "." and index > 1:
-            owner = index - 2
-            if source.key(owner) in (")", "]") or source.tokens[owner].kind == "parameter" or owner == field_of_value:
-                field_of_value = index
-                called = True
-        if called:
+        if called or (grammar.fields_call_functions and source.key(index - 1) == "."):
             names[grammar.name(token)] = None
     return tuple(names)
 
@@ -243,7 +241,9 @@ def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str
         error, does, suggestion = _KIND_REFUSALS[work.kind]
         return Refusal(error, f"{work.verb} {does}", suggestion)
     if work.kind == "other":
-        return Refusal(Forbidden, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
+        # A word that begins no statement anywhere is a slip of the pen.
+        error = Forbidden if work.verb in grammar.kinds else SqlSyntax
+        return Refusal(error, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
     refusals = (check(source) for check in grammar.checks)
     refusal = next((each for each in refusals if each), None)
     return refusal or refuse_functions(source, grammar, functions) or refuse_wide_templates(source, grammar)

@@ -15,8 +15,12 @@ Nothing = SkipJsonSchema[None]
 
 
 def _parsed(value: Any) -> Any:
-    """JSON that a client sent as a string, where an object or a list is meant."""
-    if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
+    """JSON that a client sent as a string, where an object or a list is meant; blank text and "null" are nothing."""
+    if not isinstance(value, str):
+        return value
+    if value.strip() in {"", "null"}:
+        return None
+    if value.lstrip()[0] in "{[":
         try:
             return orjson.loads(value)
         except orjson.JSONDecodeError:
@@ -24,19 +28,34 @@ def _parsed(value: Any) -> Any:
     return value
 
 
+def _listed(value: Any) -> Any:
+    """Several tables in one text, as JSON or between commas; a quoted name may hold a comma."""
+    parsed = _parsed(value)
+    if isinstance(parsed, str) and "," in parsed and not _QUOTES.intersection(parsed):
+        return [name.strip() for name in parsed.split(",") if name.strip()]
+    return parsed
+
+
+_QUOTES = frozenset("\"'`[")
+
 Connection = Annotated[str | Nothing, Field(description="Name from list_connections; optional if there is one")]
 Schema = Annotated[str | Nothing, Field(description="Only this schema")]
 Limit = Annotated[int, Field(ge=1, le=1000)]
 Params = Annotated[
     dict[str, Any] | list[Any] | Nothing,
     BeforeValidator(_parsed),
-    Field(description="Object for :name, list for positional placeholders"),
+    Field(description='Object for :name, list for ? placeholders; dates as ISO text, bytes as {"$bytes": base64}'),
 ]
-RowCap = Annotated[int | Nothing, Field(ge=1, description="Most rows to return")]
+# The bounds stand inside the union: around it they would be asked of a null as well.
+RowCap = Annotated[Annotated[int, Field(ge=1)] | Nothing, Field(description="Most rows to return (usually 100)")]
+Seconds = Annotated[float, Field(gt=0)] | Nothing
+Offset = Annotated[
+    Annotated[int, Field(ge=0)] | Nothing, Field(description="First row, from 0; default: where the first page ended")
+]
 Tables = Annotated[
-    str | list[str],
-    BeforeValidator(_parsed),
-    Field(description="schema.table or table; up to 10 as a list", max_length=500),
+    Annotated[str, Field(max_length=500)] | list[str],
+    BeforeValidator(_listed),
+    Field(description="schema.table or table; up to 10 as a list"),
 ]
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from manydb import callers
 from manydb.formats import FORMATS
 from manydb.settings import Format
-from manydb.tools.parameters import Connection, Nothing, Params, RowCap, answer, gateway
+from manydb.tools.parameters import Connection, Nothing, Offset, Params, RowCap, Seconds, answer, gateway
 
 
 async def execute_query(
@@ -19,24 +19,28 @@ async def execute_query(
     connection: Connection = None,
     params: Params = None,
     row_cap: RowCap = None,
-    timeout_seconds: Annotated[float | Nothing, Field(gt=0)] = None,
+    timeout_seconds: Seconds = None,
     format: Format | Nothing = None,  # noqa: A002 - the parameter's name in every tool
 ) -> ToolResult:
     """Run one read-only SQL statement (SELECT, WITH, SHOW, EXPLAIN …) and return its rows.
 
-    Large answers are cut at the row cap and byte budget; `truncated` then says so, and fetch_rows(result_id) reads on.
+    A reply without `truncated` is whole. Larger ones are cut at row_cap or by size; fetch_rows(result_id) reads on.
+    Decimals and integers beyond 2^53 are text, bytes {"$bytes": base64}.
     """
     found = gateway(ctx)
-    page = await found.execute(callers.resolve(ctx), connection, sql, params, row_cap=row_cap, timeout=timeout_seconds)
-    return answer(found, FORMATS[format or found.settings.format](page))
+    name = format or found.settings.format
+    page = await found.execute(
+        callers.resolve(ctx), connection, sql, params, row_cap=row_cap, timeout=timeout_seconds, format=name
+    )
+    return answer(found, FORMATS[name](page))
 
 
 async def explain_query(
     ctx: Context,
-    sql: Annotated[str, Field(description="The query, without EXPLAIN")],
+    sql: Annotated[str, Field(description="The query itself")],
     connection: Connection = None,
     params: Params = None,
-    analyze: Annotated[bool, Field(description="Run it and report actual times")] = False,  # noqa: FBT002
+    analyze: Annotated[bool, Field(description="Run it too, for actual times (not SQLite)")] = False,  # noqa: FBT002
 ) -> ToolResult:
     """Show how the database would run a query: its plan, with the indexes it uses."""
     found = gateway(ctx)
@@ -51,12 +55,13 @@ async def explain_query(
 
 async def fetch_rows(
     ctx: Context,
-    result_id: str,
-    offset: Annotated[int | Nothing, Field(ge=0, description="First row; default: after the first page")] = None,
+    result_id: Annotated[str, Field(description="From the truncated reply")],
+    offset: Offset = None,
     row_cap: RowCap = None,
     format: Format | Nothing = None,  # noqa: A002
 ) -> ToolResult:
-    """Read on in a truncated answer of execute_query. Kept rows expire some minutes after their last use."""
+    """Read on in a truncated answer of execute_query, page by page. Kept rows expire minutes after their last use."""
     found = gateway(ctx)
-    page = found.fetch(callers.resolve(ctx), result_id, offset=offset, row_cap=row_cap)
-    return answer(found, FORMATS[format or found.settings.format](page))
+    name = format or found.settings.format
+    page = found.fetch(callers.resolve(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
+    return answer(found, FORMATS[name](page))

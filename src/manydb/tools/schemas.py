@@ -1,6 +1,6 @@
 """Finding out what a database holds."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastmcp import Context
 from fastmcp.tools import ToolResult
@@ -23,22 +23,25 @@ async def list_tables(
     kind: Literal["table", "view"] | Nothing = None,
     detail: Literal["names", "summary"] = "names",
     limit: Limit = 1000,
-    cursor: str | Nothing = None,
+    cursor: Annotated[str | Nothing, Field(description="`next` of the reply before")] = None,
 ) -> ToolResult:
     """List tables and views of all schemas; detail=summary adds row estimates, column counts and comments."""
     found = gateway(ctx)
     registration = found.connections.get(connection)
-    overview = await found.overview(registration)
-    tables = reflection.list_tables(
-        overview,
-        registration.dialect.quote,
-        schema=schema,
-        pattern=pattern,
-        kind=kind,
-        detail=detail,
-        limit=limit,
-        cursor=cursor,
-    )
+
+    async def listed() -> dict[str, Any]:
+        return reflection.list_tables(
+            await found.overview(registration),
+            registration.dialect.quote,
+            schema=schema,
+            pattern=pattern,
+            kind=kind,
+            detail=detail,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    tables = await found.fresh_if_empty(registration, listed)
     return answer(found, {"connection": registration.name, **tables})
 
 
@@ -51,7 +54,11 @@ async def search_schema(
     """Find tables, views, columns and indexes by a part of their name or comment."""
     found = gateway(ctx)
     registration = found.connections.get(connection)
-    hits = reflection.search(await found.snapshot(registration), pattern, registration.dialect.quote, limit=limit)
+
+    async def searched() -> dict[str, Any]:
+        return reflection.search(await found.snapshot(registration), pattern, registration.dialect.quote, limit=limit)
+
+    hits = await found.fresh_if_empty(registration, searched)
     return answer(found, {"connection": registration.name, **hits})
 
 
@@ -61,8 +68,8 @@ async def get_table_schema(ctx: Context, table: Tables, connection: Connection =
     registration = found.connections.get(connection)
     names = [table] if isinstance(table, str) else table
     if not 1 <= len(names) <= _MAX_TABLES:
-        raise BadParameter(f"name 1 to {_MAX_TABLES} tables a call")
-    overview = await found.overview(registration)
+        raise BadParameter(f"name 1 to {_MAX_TABLES} tables a call; {len(names)} were named")
     tables = await found.describe(registration, names)
+    overview = await found.overview(registration)
     replies = [reflection.table_reply(each, overview, registration.dialect.quote) for each in tables]
     return answer(found, {"connection": registration.name, "tables": replies})

@@ -1,12 +1,14 @@
 """MySQL and MariaDB, through aiomysql (and, named explicitly, asyncmy)."""
 
+import asyncio
+import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import URL
+from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from manydb import errors
 from manydb.dialects import base, tls
@@ -15,6 +17,9 @@ from manydb.dialects.rows import Rows
 from manydb.settings import Access
 
 _COM_SET_OPTION, _COM_RESET_CONNECTION = 0x1B, 0x1F
+_CLIENT_SSL = 0x800
+_NO_SUCH_FUNCTION = 1305
+_STANDING = "mysql standing"  # key in a pool entry's info, which lives as long as the driver's connection
 _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
 # Pinned for each call: the text was read under these rules, and values are written under them.
 _SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
@@ -65,35 +70,55 @@ class MySQL(base.Dialect):
             query["sslmode"] = tls.mode(str(query["sslmode"]))
         if query.pop("charset", "utf8mb4") not in {"utf8mb4", "utf8"}:
             raise errors.BadParameter("charset is utf8mb4")
-        if not str(query.get("connect_timeout", "1")).isdigit():
-            raise errors.BadParameter("connect_timeout is a whole number")
+        if "connect_timeout" in query:
+            if not str(query["connect_timeout"]).isdigit():
+                raise errors.BadParameter("connect_timeout is a whole number")
+            query["connect_timeout"] = str(int(str(query["connect_timeout"])))
         return plain.set(drivername=plain.drivername.replace("mariadb", "mysql"), query=query)
 
     def connect_args(self, url: URL, access: Access, connect_timeout: float) -> dict[str, Any]:  # noqa: ARG002
         query = {key: str(value) for key, value in url.query.items()}
+        driver = url.get_driver_name()
+        seconds = float(query.get("connect_timeout", 0)) or connect_timeout
         arguments: dict[str, Any] = {
-            "connect_timeout": float(query.get("connect_timeout", 0)) or connect_timeout,
+            "connect_timeout": seconds,
             "charset": "utf8mb4",
             **({"unix_socket": query["unix_socket"]} if "unix_socket" in query else {}),
         }
-        if url.get_driver_name() == self.default_driver:
-            arguments["program_name"] = query.get("application_name", "manydb")
         local = "unix_socket" in query or url.host in {None, "localhost", "127.0.0.1", "::1"}
         # As the mysql client does, TLS is tried where the server has it; a loopback is private without.
         chosen = query.get("sslmode", "disable" if local else "prefer")
         if chosen not in {"disable", "allow"}:
             arguments["ssl"] = tls.context(chosen, query.get("sslrootcert"), query.get("sslcert"), query.get("sslkey"))
+        if opener := _OPENERS.get(driver):
+            arguments["program_name"] = query.get("application_name", "manydb")
+            module = getattr(url.get_dialect().import_dbapi(), driver)
+            arguments["async_creator_fn"] = opener(
+                module, must_encrypt=chosen not in {"disable", "allow", "prefer"}, seconds=seconds
+            )
         return arguments
 
     def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
         return {"skip_autocommit_rollback": True}
+
+    def prepare(self, engine: AsyncEngine, access: Access) -> None:
+        super().prepare(engine, access)
+
+        def remember(dbapi: Any, record: ConnectionPoolEntry) -> None:
+            record.info[_STANDING] = dbapi.run_async(_standing)
+
+        def compare(dbapi: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+            if not state.terminate_only and dbapi.run_async(_standing) != record.info[_STANDING]:
+                record.invalidate()
+
+        event.listen(engine.sync_engine, "connect", remember)
+        event.listen(engine.sync_engine, "reset", compare)
 
     def on_connect(self, dbapi: Any, access: Access) -> None:  # noqa: ARG002
         # The drivers switch multi-statements on for everybody; with them "SELECT 1; DROP TABLE t" is one text.
         dbapi.run_async(lambda raw: _command(raw, _COM_SET_OPTION, _MULTI_STATEMENTS_OFF))
 
     def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
-        record.info.clear()  # what is remembered there of the session's variables
         # Rolls back; drops temporary tables, locks, user variables and session settings.
         dbapi.run_async(lambda raw: _command(raw, _COM_RESET_CONNECTION, b""))
 
@@ -148,5 +173,65 @@ async def _command(raw: Any, command: int, payload: bytes) -> None:
     await (raw._read_packet() if hasattr(raw, "_read_packet") else raw.read_packet())  # noqa: SLF001
 
 
+async def _standing(raw: Any) -> tuple[Any, ...]:
+    """What resetting a connection does not take back: the database that USE chose, in MariaDB the role that SET ROLE did."""
+    async with raw.cursor() as cursor:
+        try:
+            await cursor.execute("SELECT DATABASE(), CURRENT_ROLE()")
+        except Exception as exc:
+            if exc.args[:1] != (_NO_SUCH_FUNCTION,):
+                raise
+            await cursor.execute("SELECT DATABASE()")  # MySQL 5.7 has no roles
+        return tuple(await cursor.fetchone())
+
+
 def _is_aiomysql(raw: Any) -> bool:
     return type(raw).__module__.startswith("aiomysql")
+
+
+def _open_aiomysql(module: Any, *, must_encrypt: bool, seconds: float) -> Callable[..., Awaitable[Any]]:
+    """aiomysql's ``connect``, limited in time, that goes no further where TLS is demanded and the server has none.
+
+    The driver itself would go on in plain text, and has no moment between the server's greeting and our credentials.
+    """
+
+    async def connect(**arguments: Any) -> Any:
+        raw = module.Connection(**arguments)
+        read_greeting = raw._get_server_information  # noqa: SLF001
+
+        async def greeted() -> None:
+            await read_greeting()
+            if must_encrypt and not raw.server_capabilities & _CLIENT_SSL:
+                raise errors.TlsFailed(f"{raw.host}:{raw.port} offers no TLS, which its sslmode demands")
+
+        raw._get_server_information = greeted  # noqa: SLF001
+        try:
+            async with asyncio.timeout(seconds):
+                await raw._connect()  # noqa: SLF001 - what its own connect() awaits
+        except BaseException:
+            raw.close()  # which the driver does not do for a caller who is cancelled
+            raise
+        return raw
+
+    return connect
+
+
+def _open_asyncmy(module: Any, *, must_encrypt: bool, seconds: float) -> Callable[..., Awaitable[Any]]:
+    """asyncmy's ``connect``, limited in time; it begins TLS whether the server has it or not."""
+
+    async def connect(**arguments: Any) -> Any:
+        async with asyncio.timeout(seconds):
+            try:
+                return await module.connect(**arguments)
+            except module.errors.OperationalError as exc:
+                if must_encrypt or not any(isinstance(cause, ssl.SSLError) for cause in base.causes(exc)):
+                    raise
+            return await module.connect(**(arguments | {"ssl": None}))
+
+    return connect
+
+
+_OPENERS: dict[str, Callable[..., Callable[..., Awaitable[Any]]]] = {
+    "aiomysql": _open_aiomysql,
+    "asyncmy": _open_asyncmy,
+}

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
-from manydb.dialects.rows import Rows
+from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.errors import BadParameter
 
 _SELECT_LIMIT = "sql_select_limit"
@@ -49,7 +49,9 @@ class _Driver(Protocol):
     def escape(self, obj: str) -> str: ...
 
 
-async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+async def fetch(
+    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+) -> Rows:
     """Run *sql* (placeholders: %s, other % doubled, if and only if there are *args*) in the open transaction.
 
     The server is asked to stop after limit + 1 rows. Where it does not (an explicit LIMIT, SHOW, CALL) and rows are
@@ -64,11 +66,14 @@ async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], li
     if not result.unbuffered_active:
         return Rows([], [], [])
     result.converters = [(None, _converter(field)) for field in result.fields]
-    records, more = await _read(result, limit)
+    long = [index for index, field in enumerate(result.fields) if field.type_code in _LONG_CODES]
+    reading = Reading(limit, max_bytes, long)
+    await _read(result, reading)
+    kept, more, full = reading.kept(unread=result.unbuffered_active)
     if result.unbuffered_active:
         await connection.invalidate()
-    columns = [field.name for field in result.fields]
-    return Rows(columns, [type_name(field) for field in result.fields], records, more=more)
+    columns, types = [field.name for field in result.fields], [type_name(field) for field in result.fields]
+    return Rows(columns, types, kept, more=more, full=full, size=reading.size)
 
 
 async def _limit_selects(connection: AsyncConnection, raw: _Driver, rows: int) -> None:
@@ -79,15 +84,11 @@ async def _limit_selects(connection: AsyncConnection, raw: _Driver, rows: int) -
         checkout.execution_options(**{_SELECT_LIMIT: rows})
 
 
-async def _read(result: _Result, limit: int) -> tuple[list[Sequence[Any]], bool]:
-    """The rows, and whether there are more; reads the end of the result if it comes right after limit + 1 rows."""
-    records: list[Sequence[Any]] = []
+async def _read(result: _Result, reading: Reading) -> None:
+    """The rows that *reading* wants, and the end of the result if it comes right after them."""
     read = result._read_rowdata_packet_unbuffered  # noqa: SLF001 - fetchmany would add two coroutines a row
-    while (record := await read()) is not None:
-        if len(records) > limit:
-            break
-        records.append(record)
-    return records[:limit], len(records) > limit
+    while (record := await read()) is not None and reading.wants:
+        reading.add((record,))
 
 
 # ---- server's text → JSON -------------------------------------------------------------------------------------------
@@ -114,6 +115,7 @@ _TEXT_CODES = {
     253: ("varchar", "varbinary"),
     254: ("char", "binary"),
 }
+_LONG_CODES = {*_TEXT_CODES, 245, 255}
 _DECIMALS = {0, 246}
 _BIT = 16
 _BINARY_CHARSET = 63

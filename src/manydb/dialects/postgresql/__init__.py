@@ -1,16 +1,21 @@
 """PostgreSQL, through asyncpg (and, named explicitly, any other async driver that SQLAlchemy has for it)."""
 
+import getpass
+import os
 import re
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from manydb import errors
+from manydb import errors, values
 from manydb.dialects import base, tls
 from manydb.dialects.postgresql import catalog, execution, grammar
-from manydb.dialects.rows import Rows
+from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.settings import Access
 
 # By SQLSTATE, the longest prefix first; the names are PostgreSQL's, appendix A of its manual.
@@ -33,13 +38,15 @@ _STATES: dict[str, type[errors.ManydbError]] = {
     }.items()
     for state in states
 }
-# Left behind by a caller: cursors, settings, role, notifications, locks, temporary tables, sequences' last values.
-# DISCARD ALL would say the same, but not in one message with ROLLBACK.
+# Left behind by a caller: cursors, settings, role, notifications, locks, prepared statements, temporary tables,
+# sequences' last values. DISCARD ALL would say the same, but not in one message with ROLLBACK.
 _SCRUB = (
-    "ROLLBACK; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); RESET SESSION AUTHORIZATION; RESET ALL; "
-    "DISCARD TEMP; DISCARD SEQUENCES"
-)
-_OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_.]+)=((?:\\.|\S)*)")
+    "ROLLBACK", "CLOSE ALL", "UNLISTEN *", "SELECT pg_advisory_unlock_all()", "RESET SESSION AUTHORIZATION", "RESET ALL",
+    "DEALLOCATE ALL", "DISCARD TEMP", "DISCARD SEQUENCES",
+)  # fmt: skip
+_OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_.-]+)=((?:\\.|\S)*)")
+_SOCKETS = ["/run/postgresql", "/var/run/postgresql", "/tmp", "localhost"]  # noqa: S108 - where servers put theirs
+_NOWHERE = f"{os.devnull}/none"  # a file that libpq does not find, and does not complain about
 _OWN_SETTINGS = {"default_transaction_read_only", "statement_timeout", "lock_timeout", "session_authorization", "role"}
 
 
@@ -67,10 +74,11 @@ class PostgreSQL(base.Dialect):
         for option in ("connect_timeout", "prepared_statement_cache_size"):
             if option in query and not str(query[option]).isdigit():
                 raise errors.BadParameter(f"{option} is a whole number")
-        for setting, _ in _OPTION.findall(str(query.get("options", ""))):
-            if setting.lower() in _OWN_SETTINGS:
-                raise errors.BadParameter(f"{setting} is the gateway's own to set")
-        return plain.set(query=query)
+            if option in query:
+                query[option] = str(int(str(query[option])))
+        _require_known(str(query.get("options", "")))
+        # SQLAlchemy has two names for its async psycopg.
+        return plain.set(drivername=plain.drivername.replace("psycopg_async", "psycopg"), query=query)
 
     def driver_url(self, url: URL, access: Access) -> URL:
         hosts = str(url.query.get("host", ""))
@@ -85,31 +93,39 @@ class PostgreSQL(base.Dialect):
         }  # fmt: skip
         if access == "read_only":
             settings["default_transaction_read_only"] = "on"
-        settings |= {name: value.replace("\\ ", " ") for name, value in _OPTION.findall(query.get("options", ""))}
+        settings |= {
+            name.replace("-", "_"): value.replace("\\ ", " ")
+            for name, value in _OPTION.findall(query.get("options", ""))
+        }
         if "search_path" in query:
             settings["search_path"] = query["search_path"]
+        # libpq's default is "prefer"; on a loopback, which is private, the round trip that asks for TLS is saved.
+        query.setdefault("sslmode", "allow" if url.host in {None, "localhost", "127.0.0.1", "::1"} else "prefer")
         seconds = float(query.get("connect_timeout", 0)) or connect_timeout
+        if url.get_driver_name() == "psycopg":
+            return _complete(url, "dbname") | _libpq(query, settings, seconds)
         if url.get_driver_name() != self.default_driver:
-            return {"connect_timeout": round(seconds)} if url.get_driver_name() == "psycopg" else {}
+            return {}
         return {
+            **_complete(url, "database"),
+            **({} if url.host or "host" in query else {"host": _SOCKETS}),
             "timeout": seconds,
             "server_settings": settings,
-            # Nothing of the gateway's own environment or home stands in for what the URL leaves out.
-            "password": url.password or "",
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
-            **({"target_session_attrs": query["target_session_attrs"]} if "target_session_attrs" in query else {}),
-            **_ssl(query, local=url.host in {None, "localhost", "127.0.0.1", "::1"}),
+            "target_session_attrs": query.get("target_session_attrs", "any"),
+            "direct_tls": False,
+            "krbsrvname": "postgres",
+            "gsslib": "gssapi",
+            **_ssl(url, query),
         }
 
     def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
         return {"skip_autocommit_rollback": True}
 
     def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:
-        if _is_asyncpg(dbapi.driver_connection):
-            dbapi.run_async(lambda raw: raw.execute(_SCRUB))
-        else:
-            super().scrub(dbapi, record, access)
+        # In one message, which both drivers send where no arguments are given.
+        dbapi.run_async(lambda raw: raw.execute("; ".join(_SCRUB)))
 
     async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
         milliseconds = max(1, round(timeout * 1000))
@@ -128,11 +144,26 @@ class PostgreSQL(base.Dialect):
 
     async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
         raw = (await connection.get_raw_connection()).driver_connection
-        return await (execution.fetch if _is_asyncpg(raw) else super().fetch)(connection, sql, args, limit)
+        if _is_asyncpg(raw):
+            return await execution.fetch(connection, sql, args, limit)
+        return await (_stream if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
 
     async def server_version(self, connection: AsyncConnection) -> str:
         version = (await connection.exec_driver_sql("SHOW server_version")).scalar_one()
         return f"{self.title} {str(version).split()[0]}"
+
+    def connect_error(self, exc: BaseException, url: URL) -> errors.ManydbError:
+        place = self.location(url)
+        for cause in base.causes(exc):
+            said = str(cause) if type(cause).__module__.startswith("psycopg") else ""
+            # libpq has codes for nothing that happens while connecting, but its sentences are fixed in its source;
+            # FATAL begins the server's own.
+            if "FATAL" in said:
+                if "authentication failed" in said or "pg_hba.conf" in said:
+                    return errors.AuthFailed(f"{place} does not let this user in")
+            elif "SSL" in said or "certificate" in said or type(cause) is ConnectionError:  # as asyncpg says it
+                return errors.TlsFailed(f"no TLS with {place} as its sslmode demands")
+        return super().connect_error(exc, url)
 
     def error(self, exc: BaseException) -> errors.ManydbError:
         cause = base.original(exc)
@@ -147,12 +178,103 @@ def _is_asyncpg(raw: Any) -> bool:
     return type(raw).__module__.startswith("asyncpg")
 
 
-def _ssl(query: dict[str, str], *, local: bool) -> dict[str, Any]:
-    """asyncpg's ``ssl``: libpq's default is "prefer"; a plain loopback saves the extra round trip."""
-    chosen = query.get("sslmode", "disable" if local else "prefer")
-    if chosen in {"disable", "allow", "prefer"} and "sslcert" not in query:
-        return {"ssl": chosen}
-    return {"ssl": tls.context(chosen, query.get("sslrootcert"), query.get("sslcert"), query.get("sslkey"))}
+def _is_psycopg(raw: Any) -> bool:
+    return type(raw).__module__.startswith("psycopg")
+
+
+def _require_known(options: str) -> None:
+    """Check the settings of libpq's ``options``; raises BadParameter."""
+    if _OPTION.sub("", options).strip():
+        raise errors.BadParameter("options is a list of settings: -c name=value -c name=value")
+    for setting, _ in _OPTION.findall(options):
+        if setting.lower().replace("-", "_") in _OWN_SETTINGS:
+            raise errors.BadParameter(f"{setting} is the gateway's own to set")
+
+
+def _complete(url: URL, database: str) -> dict[str, Any]:
+    """What *url* leaves out, as psql has it: nothing of the gateway's environment or home stands in for it."""
+    user = url.username or getpass.getuser()
+    return {"user": user, "password": url.password or "", database: url.database or user}
+
+
+def _libpq(query: dict[str, str], settings: dict[str, str], seconds: float) -> dict[str, Any]:
+    """psycopg's arguments: each that a PG* variable or a file of the home could otherwise fill in."""
+    escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
+    mode, root = query["sslmode"], query.get("sslrootcert")
+    return {
+        "passfile": _NOWHERE,
+        "hostaddr": "",
+        "connect_timeout": round(seconds),
+        "application_name": settings["application_name"],
+        "options": " ".join(f"-c {name}={value}" for name, value in escaped.items() if name != "application_name"),
+        "client_encoding": "utf8",
+        "sslmode": mode,
+        "sslrootcert": root or ("system" if mode == "verify-full" else _NOWHERE),
+        "sslcertmode": "allow" if "sslcert" in query else "disable",
+        "sslcert": query.get("sslcert", ""),
+        "sslkey": query.get("sslkey", ""),
+        "sslcrl": _NOWHERE,
+        "sslnegotiation": "postgres",
+        "channel_binding": "prefer",
+        "gssencmode": "disable",
+        "requirepeer": "",
+        "require_auth": "",
+        "target_session_attrs": query.get("target_session_attrs", "any"),
+        "prepare_threshold": None,
+    }
+
+
+def _ssl(url: URL, query: dict[str, str]) -> dict[str, Any]:
+    """asyncpg's ``ssl``. Its own "allow" and "prefer" would take certificates from the gateway's home."""
+    chosen = query["sslmode"]
+    if chosen == "disable":
+        return {"ssl": False}
+    context = tls.context(chosen, query.get("sslrootcert"), query.get("sslcert"), query.get("sslkey"))
+    if chosen not in {"allow", "prefer"}:
+        return {"ssl": context}
+    connect: Callable[..., Awaitable[Any]] = url.get_dialect().import_dbapi().asyncpg.connect  # type: ignore[attr-defined]
+    return {"async_creator_fn": _either(connect, *((False, context) if chosen == "allow" else (context, False)))}
+
+
+def _either(connect: Callable[..., Awaitable[Any]], first: Any, second: Any) -> Callable[..., Awaitable[Any]]:
+    """*connect* with ssl=*first*, and where the server objects to that, with ssl=*second*."""
+
+    async def connected(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await connect(*args, **kwargs, ssl=first)
+        except Exception as refusal:
+            if not _objects(refusal):
+                raise
+            try:
+                return await connect(*args, **kwargs, ssl=second)
+            except (ConnectionError, ssl.SSLError):  # what the server said first is what matters
+                raise refusal from None
+
+    return connected
+
+
+def _objects(exc: Exception) -> bool:
+    """No TLS in the server, none that works, or no entry for this kind of connection in its pg_hba.conf."""
+    return type(exc) is ConnectionError or isinstance(exc, ssl.SSLError) or getattr(exc, "sqlstate", None) == "28000"
+
+
+async def _stream(
+    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+) -> Rows:
+    """psycopg's rows, by its one method that always speaks the extended protocol, which takes a single statement."""
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    bound = tuple(values.tagged_bytes(value) or value for value in args) or None
+    async with raw.cursor() as cursor, aclosing(cursor.stream(sql, bound)) as stream:
+        reading, unread = Reading(limit, max_bytes, ()), False
+        async for record in stream:
+            reading.long = range(len(record))
+            reading.add((record,))
+            if unread := not reading.wants:
+                break
+        columns = cursor.description or ()
+        kept, more, full = reading.kept(unread=unread)
+        names, types = [column.name for column in columns], [column.type_display for column in columns]
+        return Rows(names, types, [values.mixed(row) for row in kept], more=more, full=full, size=reading.size)
 
 
 def _message(exc: BaseException) -> str:

@@ -137,6 +137,13 @@ _SHORT_TYPES = (
     (re.compile(r"^(timestamp|time)(\(\d\))? without time zone"), r"\1\2"),
 )
 # Quoted names and whole literals are consumed, so that nothing inside them is taken for a cast.
+# One volatile overload makes the name one that may act; handlers and trigger functions cannot be called by a query.
+_VOLATILE = """
+SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
+WHERE provolatile = 'v' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype,
+    'language_handler'::regtype, 'fdw_handler'::regtype, 'index_am_handler'::regtype, 'table_am_handler'::regtype)
+"""
+
 _CAST_LITERAL = re.compile(
     r"""("(?:[^"]|"")*")|('(?:[^']|'')*')(?:::(?:character varying|text|bpchar)(?:\(\d+\))?(?![\w\[]))?"""
 )
@@ -161,6 +168,9 @@ class PostgreSQLCatalog(Catalog):
             IndexEntry(schema, table, name, tuple(columns), unique)
             for schema, table, name, unique, columns in await read_rows(conn, _INDEXES)
         )
+
+    async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:
+        return frozenset(name for (name,) in await read_rows(conn, _VOLATILE))
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         asked = {"schemas": [name.schema for name in names], "names": [name.name for name in names]}

@@ -79,10 +79,10 @@ class Settings(Protocol):
     """asyncpg's ConnectionSettings: its codecs by oid. The public methods look types up by name, one query each."""
 
     def get_data_codec(self, oid: int) -> Any: ...
-    def set_builtin_type_codec(  # noqa: PLR0917 - asyncpg's
+    def set_builtin_type_codec(
         self, oid: int, name: str, schema: str, kind: str, alias: str, text_or_binary: str
     ) -> None: ...
-    def add_python_codec(  # noqa: PLR0917 - asyncpg's
+    def add_python_codec(
         self,
         oid: int,
         name: str,

@@ -10,7 +10,7 @@ from manydb import values
 from manydb.dialects.postgresql import parameters
 from manydb.dialects.postgresql.codecs import Codecs, install_codecs, pin_session
 from manydb.dialects.postgresql.types import title
-from manydb.dialects.rows import Rows
+from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.errors import BadParameter
 
 __all__ = ["fetch", "install_codecs"]
@@ -40,7 +40,9 @@ class _Statement(Protocol):
     def mark_unprepared(self) -> None: ...
 
 
-async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+async def fetch(
+    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+) -> Rows:
     """Run *sql* (placeholders: $1) in the open transaction.
 
     The server stops after limit + 1 rows. A statement without result columns gives no columns and no rows, but a
@@ -54,11 +56,13 @@ async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], li
     await pin_session(raw)  # again: what was set inside a transaction went with it
     codecs.forget_composites()
     statement = await _prepare(raw, sql, codecs)
-    records = await _execute(raw, statement, args, codecs, limit + 1)
     attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
-    kept = records[:limit]
+    reading = Reading(limit, max_bytes, [index for index, a in enumerate(attributes) if _is_long(a.type)])
+    unread = await _execute(raw, statement, args, codecs, reading)
+    kept, more, full = reading.kept(unread=unread)
     rows = values.rows(kept, {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))})
-    return Rows([a.name for a in attributes], [_title(a.type) for a in attributes], rows, more=len(records) > limit)
+    columns, types = [a.name for a in attributes], [_title(a.type) for a in attributes]
+    return Rows(columns, types, rows, more=more, full=full, size=reading.size)
 
 
 async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:
@@ -76,19 +80,24 @@ async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:
     return statement
 
 
-async def _execute(raw: Any, statement: _Statement, args: tuple[Any, ...], codecs: Codecs, rows: int) -> list[Any]:
+async def _execute(raw: Any, statement: _Statement, args: tuple[Any, ...], codecs: Codecs, reading: Reading) -> bool:
+    """Read what *reading* wants; True where the end of the result was not seen."""
     expected = statement._get_parameters()  # noqa: SLF001 - see _prepare
     if len(args) != len(expected):
         raise BadParameter(f"the statement has {len(expected)} placeholders, and {len(args)} values were given")
     bound = [_bind(value, position, expected, codecs) for position, value in enumerate(args, 1)]
     try:
         # In the unnamed portal, which the next statement closes: a cursor would take a round trip more to do so.
-        records, _, _ = await raw._protocol.bind_execute(statement, bound, "", rows, True, None)  # noqa: FBT003, SLF001
+        records, _, ended = await raw._protocol.bind_execute(statement, bound, "", reading.wants, True, None)  # noqa: FBT003, SLF001
+        reading.add(records)
+        while not ended and (wanted := reading.wants):
+            records, _, ended = await raw._protocol.execute(statement, "", wanted, True, None)  # noqa: FBT003, SLF001
+            reading.add(records)
     except Exception as error:
         if position := _rejected(error):
             raise _misfit(position, expected, codecs) from None  # the driver's message quotes the value
         raise
-    return cast("list[Any]", records)
+    return not ended
 
 
 def _bind(value: Any, position: int, expected: Sequence[_Type], codecs: Codecs) -> Any:
@@ -122,6 +131,18 @@ _COLUMNS: dict[str, Callable[[Sequence[Any]], Sequence[Any]]] = {
     "xid8": values.integers,
     "float8": values.reals,
 }
+
+
+# Of these no value is long; what is not known here may be.
+_SHORT = frozenset({
+    "bool", "int2", "int4", "int8", "float4", "float8", "numeric", "money", "oid", "xid", "xid8", "cid", "tid",
+    "uuid", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "inet", "cidr", "macaddr", "macaddr8",
+    "name", "char", "pg_lsn",
+})  # fmt: skip
+
+
+def _is_long(kind: _Type) -> bool:
+    return kind.kind != "scalar" or kind.name not in _SHORT
 
 
 def _converter(kind: _Type) -> Callable[[Sequence[Any]], Sequence[Any]] | None:

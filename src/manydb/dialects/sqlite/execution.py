@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
-from manydb.dialects.rows import Rows
+from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.errors import BadParameter
 
 _INT64 = 2**63
@@ -24,7 +24,9 @@ class _Driver(Protocol):
     async def _execute(self, function: Callable[[], Rows]) -> Rows: ...
 
 
-async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+async def fetch(
+    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+) -> Rows:
     """Run *sql* (placeholders: ?) in the open transaction; types are storage classes, of each column's first value.
 
     BadParameter: a value that SQLite cannot hold, or a wrong number of them. Other errors are sqlite3's own.
@@ -33,13 +35,13 @@ async def fetch(connection: AsyncConnection, sql: str, args: tuple[Any, ...], li
     bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
     # One visit to the connection's thread instead of three (execute, fetchmany, close), and the rows are converted
     # there as well, off the event loop.
-    return await raw._execute(lambda: _run(raw._conn, sql, bound, limit))  # noqa: SLF001 - no public call does this
+    return await raw._execute(lambda: _run(raw._conn, sql, bound, limit, max_bytes))  # noqa: SLF001 - no public call does this
 
 
-def _run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+def _run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int) -> Rows:
     changes = connection.total_changes
     try:
-        return _read(connection, sql, args, limit)
+        return _read(connection, sql, args, Reading(limit, max_bytes, ()))
     except sqlite3.OperationalError as error:
         # Reading strings with a function of ours costs a third more, so that waits until one is not UTF-8.
         # What has changed data must not run twice.
@@ -47,29 +49,35 @@ def _run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit:
             raise
     before, connection.text_factory = connection.text_factory, values.text
     try:
-        return _read(connection, sql, args, limit)
+        return _read(connection, sql, args, Reading(limit, max_bytes, ()))
     finally:
         connection.text_factory = before
 
 
-def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], reading: Reading) -> Rows:
     cursor = connection.cursor()
     try:
         cursor.execute(sql, args)
-        records = cursor.fetchmany(limit + 1)
         columns = [column[0] for column in cursor.description or ()]
+        reading.long = range(len(columns))  # any row may hold any type
+        unread = True
+        while unread and (wanted := reading.wants):
+            records = cursor.fetchmany(wanted)
+            reading.add(records)
+            unread = len(records) == wanted
     except sqlite3.ProgrammingError as error:
         if "number of bindings" in str(error):
             raise BadParameter(f"{len(args)} values do not fit the number of placeholders in the statement") from error
         raise
     finally:
         cursor.close()  # an open cursor would keep the read transaction alive past ROLLBACK
-    kept = records[:limit]
+    kept, more, full = reading.kept(unread=unread)
     found = list(zip(*kept, strict=True)) if kept else [()] * len(columns)
     converted = [_column(column) for column in found]
     unchanged = all(map(operator.is_, converted, found))
-    rows = kept if unchanged else list(zip(*converted, strict=True))
-    return Rows(columns, [_storage_class(column) for column in found], rows, more=len(records) > limit)
+    rows: list[Sequence[Any]] = kept if unchanged else list(zip(*converted, strict=True))
+    types = [_storage_class(column) for column in found]
+    return Rows(columns, types, rows, more=more, full=full, size=reading.size)
 
 
 def _storage_class(column: Sequence[Any]) -> str:

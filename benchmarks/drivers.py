@@ -1,0 +1,65 @@
+"""The floor below us: each database's driver, asked without manydb and without SQLAlchemy."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiomysql
+import aiosqlite
+import asyncpg
+from sqlalchemy import URL
+
+Fetch = Callable[..., Awaitable[Any]]
+"""All rows of a query: its text, then its arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver, by how it is connected; *mark* is its placeholder for a first argument."""
+
+    connect: Callable[[URL], AbstractAsyncContextManager[Fetch]]
+    mark: str
+
+
+@asynccontextmanager
+async def _asyncpg(url: URL) -> AsyncGenerator[Fetch]:
+    connection = await asyncpg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    try:
+        yield connection.fetch
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _aiomysql(url: URL) -> AsyncGenerator[Fetch]:
+    connection = await aiomysql.connect(
+        host=url.host, port=url.port or 3306, user=url.username, password=url.password or "", db=url.database
+    )
+
+    async def fetch(sql: str, *args: Any) -> Any:
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql, args or None)
+            return await cursor.fetchall()
+
+    try:
+        yield fetch
+    finally:
+        await connection.ensure_closed()
+
+
+@asynccontextmanager
+async def _aiosqlite(url: URL) -> AsyncGenerator[Fetch]:
+    async with aiosqlite.connect(str(url.database)) as connection:
+
+        async def fetch(sql: str, *args: Any) -> Any:
+            return await connection.execute_fetchall(sql, args)
+
+        yield fetch
+
+
+DRIVERS: Mapping[str, Driver] = {
+    "postgresql": Driver(_asyncpg, "$1"),
+    "mysql": Driver(_aiomysql, "%s"),
+    "sqlite": Driver(_aiosqlite, "?"),
+}
