@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what manydb costs.")
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("names", nargs="*", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--postgresql-url", metavar="URL", help="whose user may create databases")
     parser.add_argument("--mysql-url", metavar="URL", help="likewise; without them, the servers that the tests find")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")

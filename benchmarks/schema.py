@@ -32,7 +32,7 @@ from manydb.gateway import Gateway
 from manydb.server import build_server
 from manydb.settings import Settings
 
-ROUNDS = 20
+ROUNDS = 12
 STARTS = 5
 MOST_TIME = 300.0  # ms
 

@@ -111,7 +111,8 @@ async def _typical(dialect: Dialect, name: str, sql: str, rounds: int) -> list[F
 async def _long(dialect: Dialect, rounds: int) -> list[Figure]:
     """What a character costs in the longest texts there may be, over what it costs in those of a fifth.
 
-    Both are too long to be remembered, so that both are read."""
+    Both are too long to be remembered, so that both are read.
+    """
     figures = []
     for name, pieces in GROWING.items():
         works = {
@@ -120,15 +121,10 @@ async def _long(dialect: Dialect, rounds: int) -> list[Figure]:
         }
         short, long = (await taking_turns(works, rounds, _PROCESSOR)).values()
         growth = Sample(tuple(ratio / 5 for ratio in long.over(short).each))
+        what = f"{name}, {MAX_CHARACTERS:,} characters"
         figures += [
-            Figure(
-                dialect.name,
-                f"{name}, each of {MAX_CHARACTERS:,} characters over each of a fifth",
-                growth,
-                "x",
-                MOST_GROWTH,
-            ),
-            Figure(dialect.name, f"{name}, {MAX_CHARACTERS:,} characters", long, "ms"),
+            Figure(dialect.name, f"{what}, each over each of a fifth", growth, "x", at_most=MOST_GROWTH),
+            Figure(dialect.name, what, long, "ms"),
         ]
     return figures
 

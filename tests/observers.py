@@ -1,4 +1,4 @@
-"""What tests see from outside: who is connected to a database and what runs there; and a wire that can be cut."""
+"""What tests see from outside: who is connected to a database, what runs there; and a wire that can be cut."""
 
 import asyncio
 import threading
@@ -28,7 +28,9 @@ _SESSIONS = {
 }
 _RUNNING = {"postgresql": " AND state = 'active'", "mysql": " AND command = 'Query'"}
 _KILL = {
-    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()",
+    "postgresql": (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
+    ),
     "mysql": "SELECT id FROM information_schema.processlist WHERE db = :name AND id <> connection_id()",
 }
 
@@ -36,15 +38,19 @@ _KILL = {
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 3.0) -> None:
     """Return once *holds*; fail when it does not within *seconds*."""
     async with asyncio.timeout(seconds):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 - nothing outside tells us
             await asyncio.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Looks at the database of *url* over connections of its own, which it does not count."""
+    """Looks at the database of *url* over connections of its own, which it does not count.
+
+    For SQLite, which has no list of them, it counts the connections that this process made after the observer.
+    """
 
     url: URL
+    _before: int = field(default_factory=lambda: sqlite_connections())  # noqa: PLW0108 - defined below
 
     @classmethod
     def of(cls, url: str) -> Self:
@@ -62,9 +68,9 @@ class Observer:
             return list(result.all()) if result.returns_rows else []
 
     async def sessions(self) -> int:
-        """Connections to the database; for SQLite, those of this process."""
+        """Connections to the database."""
         if self.backend == "sqlite":
-            return sum(SQLITE_WORKER in thread.name for thread in threading.enumerate())
+            return max(0, sqlite_connections() - self._before)
         return await self._count(_SESSIONS[self.backend])
 
     async def running(self) -> int:
@@ -93,12 +99,22 @@ class Observer:
         return int(count)
 
 
+def sqlite_connections() -> int:
+    """Connections of this process to all SQLite files: each has a thread."""
+    return sum(SQLITE_WORKER in thread.name for thread in threading.enumerate())
+
+
+def settings(**given: Any) -> Settings:
+    """Settings as their sources give them: connections, say, as plain dictionaries."""
+    return Settings(**given)
+
+
 @asynccontextmanager
-async def leased(url: str, access: Access = "read_only", *, size: int = 1, **settings: Any) -> AsyncGenerator[Lease]:
+async def leased(url: str, access: Access = "read_only", *, size: int = 1, **given: Any) -> AsyncGenerator[Lease]:
     """A lease of an engine of its own, with a pool of *size* connections."""
     dialect, parsed = dialects.parse(url)
     async with (
-        EngineRegistry(Settings(**settings)) as registry,
+        EngineRegistry(settings(**given)) as registry,
         registry.lease(dialect, parsed, access, Pool(size, recycle=1_000, idle_ttl=1_000)) as lease,
     ):
         yield lease
@@ -161,7 +177,7 @@ class Wire:
 
 @asynccontextmanager
 async def wired(url: str, tls: SSLContext | None = None) -> AsyncGenerator[tuple[Wire, str]]:
-    """A wire to the database of *url*, and its URL over that wire; with *tls*, our end of it speaks TLS as PostgreSQL does."""
+    """A wire to the database of *url*, its URL over that wire; with *tls*, our end speaks TLS as PostgreSQL does."""
     target = make_url(url)
     assert target.host is not None
     wire = Wire((target.host, target.port or dialects.parse(url)[1].port or 0), tls)

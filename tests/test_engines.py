@@ -16,9 +16,9 @@ from manydb import dialects, transactions
 from manydb.dialects import Dialect
 from manydb.engines import EngineRegistry, Lease, Pool
 from manydb.errors import PoolBusy, Unreachable
-from manydb.settings import Access, Settings
+from manydb.settings import Access
 from tests.conftest import Databases
-from tests.observers import Observer, eventually, wired
+from tests.observers import Observer, eventually, settings, wired
 
 POOL = Pool(size=2, recycle=1_000, idle_ttl=300)
 
@@ -70,9 +70,9 @@ async def ask(lease: Lease) -> Any:
 
 
 @asynccontextmanager
-async def opened(**settings: Any) -> AsyncGenerator[House]:
+async def opened(**given: Any) -> AsyncGenerator[House]:
     clock = Clock()
-    async with EngineRegistry(Settings(**settings), clock) as engines:
+    async with EngineRegistry(settings(**given), clock) as engines:
         yield House(engines, clock)
 
 
@@ -87,18 +87,19 @@ async def three(databases: Databases) -> AsyncGenerator[list[str]]:
 
 
 async def test_two_hundred_callers_at_once_make_one_engine(database_url: str) -> None:
+    observer = Observer.of(database_url)
     async with opened(pool_timeout=30) as house:
         answers = await asyncio.gather(*(house.use(database_url) for _ in range(200)))
         assert answers == [1] * 200
         (stats,) = house.engines.stats()
         assert (stats.leases, stats.in_use) == (0, 0)
-        assert await Observer.of(database_url).sessions() <= POOL.size
+        assert await observer.sessions() <= POOL.size
 
 
 async def test_each_access_has_an_engine_of_its_own(sqlite_url: str) -> None:
     async with opened() as house:
         for access in ("read_only", "read_write", "read_only"):
-            await house.use(sqlite_url, access)  # type: ignore[arg-type]  # mypy widens the loop's variable
+            await house.use(sqlite_url, access)
         assert [each.access for each in house.engines.stats()] == ["read_only", "read_write"]
 
 
@@ -156,7 +157,7 @@ async def test_an_engine_past_its_lifetime_is_replaced_and_lives_on_for_who_hold
             house.clock.now += 100
             async with house.lease(database_url) as new:
                 assert new.engine is not old.engine
-                assert await asyncio.gather(ask(old), ask(new)) == [1, 1]
+                assert (await ask(old), await ask(new)) == (1, 1)
             assert await observer.sessions() == 2
         await eventually(lambda: count_is(observer, 1))
         async with house.lease(database_url) as again:
@@ -168,13 +169,14 @@ async def count_is(observer: Observer, count: int) -> bool:
 
 
 async def test_the_sweep_retires_what_is_past_its_lifetime(sqlite_url: str) -> None:
+    observer = Observer.of(sqlite_url)
     async with opened(engine_max_lifetime=100) as house:
         async with house.lease(sqlite_url) as lease:
             house.clock.now += 100
             await house.engines.sweep()
             assert house.locations() == []
             assert await ask(lease) == 1
-        await eventually(Observer.of(sqlite_url).is_left_alone)
+        await eventually(observer.is_left_alone)
 
 
 async def test_the_least_recently_used_engine_makes_room(three: list[str]) -> None:
@@ -199,7 +201,7 @@ async def test_where_all_engines_are_in_use_pool_busy_tells_how_many_there_may_b
     first, second, third = three
     async with opened(max_engines=2) as house:
         async with house.lease(first), house.lease(second):
-            with pytest.raises(PoolBusy, match="all 2 engines .*max_engines"):
+            with pytest.raises(PoolBusy, match=r"all 2 engines .*max_engines"):
                 await house.use(third)
         assert await house.use(third) == 1
 
@@ -281,12 +283,14 @@ async def test_closing_does_not_wait_for_a_silent_network(postgresql_url: str) -
 
 @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="the system does not list open files")
 async def test_opening_and_closing_often_leaves_no_file_and_no_thread(database_url: str) -> None:
+    observer = Observer.of(database_url)
+
     async def once() -> None:
         async with opened() as house:
             await asyncio.gather(house.use(database_url), house.use(database_url))
 
     await once()
-    await eventually(Observer.of(database_url).is_left_alone)
+    await eventually(observer.is_left_alone)
     files, threads = len(os.listdir("/dev/fd")), threading.active_count()  # noqa: PTH208 - it changes while listed
     for _ in range(10):
         await once()
@@ -417,7 +421,7 @@ async def test_a_failing_round_does_not_end_the_watch(sqlite_url: str, caplog: p
     rounds: list[bool] = []
     now = [0.0]
     dialect, url = parse(sqlite_url)
-    async with EngineRegistry(Settings(sweep_interval=0.01), clock) as engines:
+    async with EngineRegistry(settings(sweep_interval=0.01), clock) as engines:
         async with engines.lease(dialect, url, "read_only", POOL) as lease:
             await ask(lease)
         rounds.append(True)

@@ -1,8 +1,8 @@
-"""A read ends when it should, in the database too: time-outs, cancellation in all its forms, and a network that dies."""
+"""A read ends when it should, in the database too: time-outs, every kind of cancellation, a network that dies."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -10,19 +10,23 @@ import pytest
 from fastmcp import Client
 from mcp import MCPError
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from manydb import transactions
 from manydb.dialects.rows import Rows
 from manydb.engines import Lease
 from manydb.errors import StatementTimeout, UnknownTable
 from manydb.server import build_server
-from manydb.settings import Settings
 from tests.conftest import Databases
-from tests.observers import ENDLESS, Observer, eventually, leased, wired
+from tests.observers import ENDLESS, Observer, eventually, leased, settings, wired
 from tests.tools import MODES, serving
 
 NETWORKED = ["postgresql", "mysql"]
 STOPS_WITHIN = 1.0
+
+Work = Callable[[], Coroutine[Any, Any, Any]]
+Condition = Callable[[], Awaitable[bool]]
+Cancel = Callable[[Work, Condition], Awaitable[None]]
 
 
 def fetching(lease: Lease, sql: str) -> Callable[[AsyncConnection], Awaitable[Rows]]:
@@ -34,8 +38,13 @@ async def one(lease: Lease) -> Any:
     return (await transactions.read(lease, fetching(lease, "SELECT 1"), timeout=5)).rows[0][0]
 
 
+async def several(lease: Lease, number: int) -> list[Any]:
+    """As many answers at once, each over a connection of its own."""
+    return list(await asyncio.gather(*(one(lease) for _ in range(number))))
+
+
 @pytest.fixture(params=NETWORKED)
-async def networked_url(request: pytest.FixtureRequest, databases: Databases) -> Any:
+async def networked_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
     async with databases.temporary(request.param) as url:
         yield url
 
@@ -44,15 +53,16 @@ async def networked_url(request: pytest.FixtureRequest, databases: Databases) ->
 
 
 async def test_the_database_itself_ends_a_statement_at_its_time(database_url: str) -> None:
+    observer = Observer.of(database_url)
     async with leased(database_url) as lease:
         assert await one(lease) == 1
-        sessions = await Observer.of(database_url).sessions()
+        sessions = await observer.sessions()
         started = time.monotonic()
         with pytest.raises(StatementTimeout):
             await transactions.read(lease, fetching(lease, ENDLESS), timeout=0.3)
         assert 0.25 < time.monotonic() - started < 0.3 + STOPS_WITHIN
         # By itself: nobody had to give up the connection.
-        assert await Observer.of(database_url).sessions() == sessions
+        assert await observer.sessions() == sessions
         assert await one(lease) == 1
 
 
@@ -60,8 +70,8 @@ async def test_a_short_time_of_one_call_does_not_cut_the_next(database_url: str)
     async with leased(database_url) as lease:
         with pytest.raises(StatementTimeout):
             await transactions.read(lease, fetching(lease, ENDLESS), timeout=0.2)
+        started = time.monotonic()
         with pytest.raises(StatementTimeout):
-            started = time.monotonic()
             await transactions.read(lease, fetching(lease, ENDLESS), timeout=0.6)
         assert time.monotonic() - started > 0.5
 
@@ -82,20 +92,17 @@ async def test_what_the_work_raises_of_our_own_passes_unchanged(database_url: st
 async def test_what_a_read_did_is_never_committed(database_url: str) -> None:
     await Observer.of(database_url).run("CREATE TABLE kept (n integer)")
 
-    async def work(connection: AsyncConnection) -> None:
-        # As if nothing refused writes: on an engine that could write.
+    # As if nothing refused writes: on an engine that may write, in a transaction that may.
+    async with leased(database_url, "read_write") as lease, lease.connect() as connection:
         await lease.dialect.begin(connection, read_only=False, timeout=5)
         await lease.dialect.fetch(connection, "INSERT INTO kept VALUES (1)", (), 10)
-
-    async with leased(database_url, "read_write") as lease, lease.connect() as connection:
-        await work(connection)
     assert await Observer.of(database_url).run("SELECT n FROM kept") == []
 
 
 # ---- cancellation ---------------------------------------------------------------------------------------------------
 
 
-async def cancel_task(work: Callable[[], Awaitable[Any]], is_busy: Callable[[], Awaitable[bool]]) -> None:
+async def cancel_task(work: Work, is_busy: Condition) -> None:
     task = asyncio.ensure_future(work())
     await eventually(is_busy)
     task.cancel()
@@ -103,7 +110,7 @@ async def cancel_task(work: Callable[[], Awaitable[Any]], is_busy: Callable[[], 
         await task
 
 
-async def cancel_scope(work: Callable[[], Awaitable[Any]], is_busy: Callable[[], Awaitable[bool]]) -> None:
+async def cancel_scope(work: Work, is_busy: Condition) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(work)
         await eventually(is_busy)
@@ -111,9 +118,7 @@ async def cancel_scope(work: Callable[[], Awaitable[Any]], is_busy: Callable[[],
 
 
 @pytest.mark.parametrize("cancel", [cancel_task, cancel_scope])
-async def test_cancelling_stops_the_statement_in_the_database(
-    database_url: str, cancel: Callable[[Callable[[], Awaitable[Any]], Callable[[], Awaitable[bool]]], Awaitable[None]]
-) -> None:
+async def test_cancelling_stops_the_statement_in_the_database(database_url: str, cancel: Cancel) -> None:
     observer = Observer.of(database_url)
     async with leased(database_url) as lease:
         await cancel(lambda: transactions.read(lease, fetching(lease, ENDLESS), timeout=30), observer.is_busy)
@@ -122,8 +127,27 @@ async def test_cancelling_stops_the_statement_in_the_database(
         assert await one(lease) == 1
 
 
+async def test_a_call_cancelled_at_any_moment_leaves_nothing_behind(database_url: str) -> None:
+    """While it connects, begins, is about to run, or runs: the moments are turns of the event loop."""
+    observer = Observer.of(database_url)
+    async with leased(database_url) as lease:
+        for turns in range(0, 120, 4):
+            task = asyncio.create_task(transactions.read(lease, fetching(lease, ENDLESS), timeout=30))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled()
+            await eventually(observer.is_quiet, STOPS_WITHIN)
+        await eventually(lambda: nothing_is_out(lease))
+        assert await one(lease) == 1
+    await eventually(observer.is_left_alone)
+
+
 async def nothing_is_out(lease: Lease) -> bool:
-    return lease.engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # a QueuePool
+    pool = lease.engine.pool
+    assert isinstance(pool, AsyncAdaptedQueuePool)
+    return pool.checkedout() == 0
 
 
 async def test_many_cancelled_calls_leave_the_pool_whole(database_url: str) -> None:
@@ -137,15 +161,14 @@ async def test_many_cancelled_calls_leave_the_pool_whole(database_url: str) -> N
         await eventually(observer.is_quiet, STOPS_WITHIN)
         await eventually(lambda: nothing_is_out(lease))
         # All three at once: each place in the pool is there.
-        assert await asyncio.gather(one(lease), one(lease), one(lease)) == [1, 1, 1]
+        assert await several(lease, 3) == [1, 1, 1]
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_client_that_stops_waiting_stops_the_statement(database_url: str, mode: str) -> None:
     observer = Observer.of(database_url)
-    settings = Settings(connections={"db": {"url": database_url}})  # type: ignore[dict-item]  # pydantic reads it
-    async with Client(build_server(settings), mode=mode) as client:
-        with pytest.raises(MCPError, match="[Tt]imed out"):
+    async with Client(build_server(settings(connections={"db": {"url": database_url}})), mode=mode) as client:
+        with pytest.raises(MCPError, match=r"[Tt]imed out"):
             await client.call_tool("execute_query", {"sql": ENDLESS}, timeout=0.5)
         await eventually(observer.is_quiet, STOPS_WITHIN)
         answer = await client.call_tool("execute_query", {"sql": "SELECT 1 AS one"})
@@ -155,8 +178,7 @@ async def test_a_client_that_stops_waiting_stops_the_statement(database_url: str
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_client_that_cancels_stops_the_statement(database_url: str, mode: str) -> None:
     observer = Observer.of(database_url)
-    settings = Settings(connections={"db": {"url": database_url}})  # type: ignore[dict-item]
-    async with Client(build_server(settings), mode=mode) as client:
+    async with Client(build_server(settings(connections={"db": {"url": database_url}})), mode=mode) as client:
         await cancel_task(lambda: client.call_tool("execute_query", {"sql": ENDLESS}), observer.is_busy)
         await eventually(observer.is_quiet, STOPS_WITHIN)
         answer = await client.call_tool("execute_query", {"sql": "SELECT 1 AS one"})
@@ -180,7 +202,7 @@ async def test_cancelling_works_with_the_drivers_named_explicitly(databases: Dat
 
 async def test_a_silent_network_ends_at_the_deadline_and_later_calls_work(networked_url: str) -> None:
     async with wired(networked_url) as (wire, url), leased(url, size=2) as lease:
-        assert await asyncio.gather(one(lease), one(lease)) == [1, 1]
+        assert await several(lease, 2) == [1, 1]
         wire.hold()
         started = time.monotonic()
         with pytest.raises(StatementTimeout):
@@ -188,7 +210,7 @@ async def test_a_silent_network_ends_at_the_deadline_and_later_calls_work(networ
         assert time.monotonic() - started < 5
         wire.cut()
         wire.release()
-        assert await asyncio.gather(one(lease), one(lease)) == [1, 1]
+        assert await several(lease, 2) == [1, 1]
 
 
 async def test_connections_that_fell_silent_in_the_pool_are_replaced(networked_url: str) -> None:
@@ -204,11 +226,11 @@ async def test_connections_that_fell_silent_in_the_pool_are_replaced(networked_u
 async def test_connections_that_the_server_killed_are_replaced(networked_url: str) -> None:
     observer = Observer.of(networked_url)
     async with leased(networked_url, size=3) as lease:
-        assert await asyncio.gather(one(lease), one(lease), one(lease)) == [1, 1, 1]
+        assert await several(lease, 3) == [1, 1, 1]
         assert await observer.sessions() == 3
         await observer.kill_sessions()
         await eventually(observer.is_left_alone)
-        assert await asyncio.gather(one(lease), one(lease), one(lease)) == [1, 1, 1]
+        assert await several(lease, 3) == [1, 1, 1]
 
 
 # ---- unreachable ----------------------------------------------------------------------------------------------------

@@ -304,7 +304,7 @@ async def _forever(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
         try:
             await work()
-        except Exception:  # one bad round must not end the watch
+        except Exception:  # noqa: BLE001 - one bad round must not end the watch
             _log.exception("the engine registry's watch failed; it goes on")
 
 
@@ -312,8 +312,5 @@ async def _dispose(entry: _Entry) -> None:
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await entry.lease.engine.dispose()
-    except (
-        Exception,
-        asyncio.CancelledError,
-    ):  # closing is best effort: the server notices a lost connection by itself
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - best effort: the server notices a lost connection itself
         _log.debug("an engine did not close cleanly", exc_info=True)

@@ -1,4 +1,4 @@
-"""One transaction around a piece of work: begun with its limits, always rolled back, stopped in the database when cancelled."""
+"""One transaction around a piece of work: begun with its limits, never committed, stopped in the database on cancel."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _GRACE_SECONDS = 2.0
-"""What a call may take beyond the statement's time: connecting, fetching, and the database's own time-out coming first."""
+"""What a call may take beyond the statement's time: to connect, and for the database's own time-out to come first."""
 _STOP_SECONDS = 1.0
 
 
@@ -62,7 +62,7 @@ async def _stop(lease: Lease, task: asyncio.Task[Any], started: list[Any]) -> No
             try:
                 async with asyncio.timeout(_STOP_SECONDS):
                     await lease.dialect.stop(started[0], lease.side)
-            except Exception:  # the statement's own time-out in the database is the net below this
+            except Exception:  # noqa: BLE001 - the statement's own time-out in the database is the net below this
                 _log.debug("a statement could not be stopped", exc_info=True)
         task.cancel()
         await asyncio.wait({task}, timeout=_STOP_SECONDS)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import re
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -76,7 +77,9 @@ async def remedied(url: URL, remedy: str) -> AsyncGenerator[URL]:
     """The login that *remedy* makes, executed by the administrator; dropped at the end."""
     async with entered(url) as admin:
         await run(admin, *remedy.replace(PASSWORD, SECRET).splitlines())
-        reader = url.set(username=f"{url.database}_reader", password=SECRET)
+        made = re.match(r"""CREATE \w+ ([`"])(?P<name>\w+)\1""", remedy)
+        assert made is not None
+        reader = url.set(username=made["name"], password=SECRET)
         try:
             yield reader
         finally:

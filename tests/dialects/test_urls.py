@@ -1,4 +1,4 @@
-"""One spelling of every URL; options that mean what they mean in the databases' own tools; passwords that stay inside."""
+"""One spelling of every URL; options that mean what they mean in the databases' tools; passwords that stay inside."""
 
 import socket
 import ssl
@@ -18,24 +18,23 @@ from manydb import dialects, transactions
 from manydb.connections import Connections
 from manydb.engines import EngineRegistry
 from manydb.errors import AuthFailed, BadParameter, ManydbError, SettingsError, TlsFailed, Unreachable
-from manydb.settings import Settings
 from tests.conftest import Databases
-from tests.observers import leased, wired
+from tests.observers import leased, settings, wired
 
 SECRET = "S3cr3t/p@ss"
 QUOTED = "S3cr3t%2Fp%40ss"
 
 
-async def value(url: str, sql: str, **settings: Any) -> Any:
+async def value(url: str, sql: str) -> Any:
     """The first value of what *sql* reads at *url*."""
-    async with leased(url, **settings) as lease:
+    async with leased(url) as lease:
         rows = await transactions.read(lease, lambda on: lease.dialect.fetch(on, sql, (), 10), timeout=5)
         return rows.rows[0][0]
 
 
-async def failure(url: str, **settings: Any) -> ManydbError:
+async def failure(url: str) -> ManydbError:
     with pytest.raises(ManydbError) as caught:
-        await value(url, "SELECT 1", **settings)
+        await value(url, "SELECT 1")
     return caught.value
 
 
@@ -168,7 +167,7 @@ def test_options_that_are_wrong_or_run_code_are_refused(written: str, said: str)
 
 
 def registered(**given: Any) -> Any:
-    return Connections.of(Settings(connections={"shop": given})).get("shop")  # type: ignore[dict-item]  # pydantic reads it
+    return Connections.of(settings(connections={"shop": given})).get("shop")
 
 
 def test_parts_fill_in_what_a_url_leaves_out() -> None:
@@ -259,10 +258,11 @@ async def test_environment_and_home_fill_in_nothing(pg: str, monkeypatch: pytest
     passfile.write_text("*:*:*:*:elsewhere\n")
     passfile.chmod(0o644)  # which drivers complain about when they read it
     wrong = {
-        "PGHOST": "192.0.2.1", "PGPORT": "1", "PGUSER": "nobody", "PGPASSWORD": SECRET, "PGDATABASE": "nothing", "PGPASSFILE": str(passfile),
-        "PGOPTIONS": "-c work_mem=7MB", "PGAPPNAME": "other", "PGSSLMODE": "verify-full", "PGSSLCERT": "/none", "PGSSLKEY": "/none",
-        "PGSSLROOTCERT": "/none", "PGTARGETSESSIONATTRS": "standby", "PGHOSTADDR": "192.0.2.1", "PGREQUIREAUTH": "scram-sha-256",
-        "PGSSLNEGOTIATION": "direct", "PGCONNECT_TIMEOUT": "1", "PGCLIENTENCODING": "LATIN1",
+        "PGHOST": "192.0.2.1", "PGHOSTADDR": "192.0.2.1", "PGPORT": "1", "PGUSER": "nobody", "PGPASSWORD": SECRET,
+        "PGDATABASE": "nothing", "PGPASSFILE": str(passfile), "PGOPTIONS": "-c work_mem=7MB", "PGAPPNAME": "other",
+        "PGSSLMODE": "verify-full", "PGSSLCERT": "/none", "PGSSLKEY": "/none", "PGSSLROOTCERT": "/none",
+        "PGSSLNEGOTIATION": "direct", "PGTARGETSESSIONATTRS": "standby", "PGREQUIREAUTH": "scram-sha-256",
+        "PGCONNECT_TIMEOUT": "1", "PGCLIENTENCODING": "LATIN1",
     }  # fmt: skip
     for name, text in wrong.items():
         monkeypatch.setenv(name, text)
@@ -305,7 +305,7 @@ def test_no_repr_shows_a_password() -> None:
     registration = registered(url=f"postgresql://u:{QUOTED}@h/d")
     assert SECRET not in repr(registration)
     assert SECRET not in registration.location
-    assert SECRET not in repr(EngineRegistry(Settings(connections={"x": {"url": f"mysql://u:{QUOTED}@h/d"}})))  # type: ignore[dict-item]
+    assert SECRET not in repr(EngineRegistry(settings(connections={"x": {"url": f"mysql://u:{QUOTED}@h/d"}})))
 
 
 async def test_no_repr_of_a_lease_shows_a_password(postgresql: str) -> None:

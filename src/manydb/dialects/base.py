@@ -112,7 +112,7 @@ class Dialect:
 
         event.listen(engine.sync_engine, "reset", reset)
         # SQLAlchemy offers no event for its ping, and no time limit.
-        engine.sync_engine.dialect.do_ping = _bounded(engine.sync_engine.dialect.do_ping)  # type: ignore[method-assign]
+        engine.sync_engine.dialect.do_ping = _bounded(engine.sync_engine.dialect.do_ping)  # type: ignore[method-assign, assignment]
 
     def on_connect(self, dbapi: Any, access: Access) -> None:
         """Set up a new connection; runs inside SQLAlchemy's greenlet."""

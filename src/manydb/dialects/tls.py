@@ -33,7 +33,7 @@ def context(chosen: str, rootcert: str | None, cert: str | None, key: str | None
     """What the driver needs for *chosen* ("prefer" and above).
 
     As in libpq, "require" verifies the certificate where a root certificate is named. The system's certificates stand
-    in for one that "verify-ca" and "verify-full" need and nobody named. Raises TlsFailed for a file that cannot be read.
+    in for one that "verify-ca" and "verify-full" need and nobody named. Raises TlsFailed for an unreadable file.
     """
     made = ssl.create_default_context()
     made.check_hostname = chosen == "verify-full"

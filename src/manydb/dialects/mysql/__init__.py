@@ -54,8 +54,9 @@ class MySQL(base.Dialect):
     schemes = ("mysql", "mariadb")
     default_port = 3306
     options = tls.OPTIONS | {
-        "charset": "charset", "default-character-set": "charset", "connect_timeout": "connect_timeout",
-        "connect-timeout": "connect_timeout", "application_name": "application_name", "program_name": "application_name",
+        "charset": "charset", "default-character-set": "charset",
+        "connect_timeout": "connect_timeout", "connect-timeout": "connect_timeout",
+        "application_name": "application_name", "program_name": "application_name",
         "unix_socket": "unix_socket", "socket": "unix_socket",
     }  # fmt: skip
     grammar = grammar.GRAMMAR
@@ -156,7 +157,7 @@ class MySQL(base.Dialect):
 
     async def server_version(self, connection: AsyncConnection) -> str:
         version = str((await connection.exec_driver_sql("SELECT version()")).scalar_one())
-        return f"{'MariaDB' if 'MariaDB' in version else self.title} {version.split('-')[0]}"
+        return f"{'MariaDB' if 'MariaDB' in version else self.title} {version.split('-', maxsplit=1)[0]}"
 
     def error(self, exc: BaseException) -> errors.ManydbError:
         cause = base.original(exc)
@@ -174,7 +175,7 @@ async def _command(raw: Any, command: int, payload: bytes) -> None:
 
 
 async def _standing(raw: Any) -> tuple[Any, ...]:
-    """What resetting a connection does not take back: the database that USE chose, in MariaDB the role that SET ROLE did."""
+    """What resetting a connection does not take back: the database that USE chose, in MariaDB the role of SET ROLE."""
     async with raw.cursor() as cursor:
         try:
             await cursor.execute("SELECT DATABASE(), CURRENT_ROLE()")
@@ -190,7 +191,7 @@ def _is_aiomysql(raw: Any) -> bool:
 
 
 def _open_aiomysql(module: Any, *, must_encrypt: bool, seconds: float) -> Callable[..., Awaitable[Any]]:
-    """aiomysql's ``connect``, limited in time, that goes no further where TLS is demanded and the server has none.
+    """``connect`` of aiomysql, limited in time, that goes no further where TLS is demanded and the server has none.
 
     The driver itself would go on in plain text, and has no moment between the server's greeting and our credentials.
     """
@@ -217,7 +218,7 @@ def _open_aiomysql(module: Any, *, must_encrypt: bool, seconds: float) -> Callab
 
 
 def _open_asyncmy(module: Any, *, must_encrypt: bool, seconds: float) -> Callable[..., Awaitable[Any]]:
-    """asyncmy's ``connect``, limited in time; it begins TLS whether the server has it or not."""
+    """``connect`` of asyncmy, limited in time; it begins TLS whether the server has it or not."""
 
     async def connect(**arguments: Any) -> Any:
         async with asyncio.timeout(seconds):

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.powers import PASSWORD, Powers, counted, listed
 
-_NAME_CHARACTERS = 32  # of a user's name in MySQL; MariaDB has 80
+_NAME_CHARACTERS = {"MySQL": 32, "MariaDB": 80}  # of a user's name
 _SUFFIX = "_reader"
 _SYSTEM = ("information_schema", "mysql", "performance_schema", "sys")
 _MOST_ROLES = 20
@@ -55,8 +55,9 @@ async def powers(connection: AsyncConnection) -> Powers:
     """What the login of *connection* could do, roles that it may take on included. Also in a read-only transaction."""
     rows = await connection.exec_driver_sql("SELECT CURRENT_USER() AS account, DATABASE() AS db, VERSION() AS version")
     me = rows.mappings().one()
+    maria = "MariaDB" in me["version"]
     texts = await _grants(connection, "SHOW GRANTS")
-    texts += await _granted_by_roles(connection, texts, maria="MariaDB" in me["version"])
+    texts += await _granted_by_roles(connection, texts, maria=maria)
     grants = [grant for text in texts if (grant := _read(text))]
     superuser = any(grant.database == "*" and _SUPER.intersection(grant.privileges) for grant in grants)
     writes = _reasons(grants, lambda privilege: privilege not in _HARMLESS | _WITHOUT_WRITING)
@@ -67,7 +68,12 @@ async def powers(connection: AsyncConnection) -> Powers:
         superuser=superuser,
         can_write=bool(writes),
         reasons=(*writes, *_reasons(grants, lambda privilege: privilege in _WITHOUT_WRITING)),
-        remedy=_remedy(me["account"], await _databases(connection, me["db"]), literal=await _is_literal(connection)),
+        remedy=_remedy(
+            me["account"],
+            await _databases(connection, me["db"]),
+            longest=_NAME_CHARACTERS["MariaDB" if maria else "MySQL"],
+            literal=await _is_literal(connection),
+        ),
     )
 
 
@@ -155,10 +161,10 @@ async def _is_literal(connection: AsyncConnection) -> bool:
     return any(value == "ON" for value in found.scalars(1))
 
 
-def _remedy(account: str, databases: list[str], *, literal: bool) -> str:
+def _remedy(account: str, databases: list[str], *, longest: int, literal: bool) -> str:
     base = databases[0] if len(databases) == 1 else "manydb"
     # From where this login comes in, the other may come too.
-    login = f"{_quoted(base[: _NAME_CHARACTERS - len(_SUFFIX)] + _SUFFIX)}@{_quoted(account.rpartition('@')[2])}"
+    login = f"{_quoted(base[: longest - len(_SUFFIX)] + _SUFFIX)}@{_quoted(account.rpartition('@')[2])}"
     return "\n".join(
         [
             f"CREATE USER {login} IDENTIFIED BY '{PASSWORD}';",

@@ -41,9 +41,9 @@ _STATES: dict[str, type[errors.ManydbError]] = {
 # Left behind by a caller: cursors, settings, role, notifications, locks, prepared statements, temporary tables,
 # sequences' last values. DISCARD ALL would say the same, but not in one message with ROLLBACK.
 _SCRUB = (
-    "ROLLBACK", "CLOSE ALL", "UNLISTEN *", "SELECT pg_advisory_unlock_all()", "RESET SESSION AUTHORIZATION", "RESET ALL",
-    "DEALLOCATE ALL", "DISCARD TEMP", "DISCARD SEQUENCES",
-)  # fmt: skip
+    "ROLLBACK; CLOSE ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); RESET SESSION AUTHORIZATION; RESET ALL; "
+    "DEALLOCATE ALL; DISCARD TEMP; DISCARD SEQUENCES"
+)
 _OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_.-]+)=((?:\\.|\S)*)")
 _SOCKETS = ["/run/postgresql", "/var/run/postgresql", "/tmp", "localhost"]  # noqa: S108 - where servers put theirs
 _NOWHERE = f"{os.devnull}/none"  # a file that libpq does not find, and does not complain about
@@ -57,13 +57,18 @@ class PostgreSQL(base.Dialect):
     schemes = ("postgresql", "postgres")
     default_port = 5432
     options = tls.OPTIONS | {
-        "host": "host", "application_name": "application_name", "connect_timeout": "connect_timeout", "timeout": "connect_timeout",
-        "options": "options", "search_path": "search_path", "prepared_statement_cache_size": "prepared_statement_cache_size",
-        "statement_cache_size": "prepared_statement_cache_size", "target_session_attrs": "target_session_attrs",
+        "host": "host", "application_name": "application_name", "options": "options", "search_path": "search_path",
+        "connect_timeout": "connect_timeout", "timeout": "connect_timeout",
+        "target_session_attrs": "target_session_attrs",
+        "prepared_statement_cache_size": "prepared_statement_cache_size",
+        "statement_cache_size": "prepared_statement_cache_size",
     }  # fmt: skip
     grammar = grammar.GRAMMAR
     catalog = catalog.PostgreSQLCatalog()
-    note = "names with capitals in \"double quotes\", strings in single quotes; LIMIT n OFFSET m; interval '7 days'; a::type"
+    note = (
+        'names with capitals in "double quotes", strings in single quotes; LIMIT n OFFSET m; '
+        "interval '7 days'; a::type"
+    )
     analyze_prefix = "EXPLAIN (ANALYZE, BUFFERS) "
 
     def normalise(self, url: URL) -> URL:
@@ -123,9 +128,9 @@ class PostgreSQL(base.Dialect):
     def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
         return {"skip_autocommit_rollback": True}
 
-    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:
+    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
         # In one message, which both drivers send where no arguments are given.
-        dbapi.run_async(lambda raw: raw.execute("; ".join(_SCRUB)))
+        dbapi.run_async(lambda raw: raw.execute(_SCRUB))
 
     async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
         milliseconds = max(1, round(timeout * 1000))
@@ -198,7 +203,7 @@ def _complete(url: URL, database: str) -> dict[str, Any]:
 
 
 def _libpq(query: dict[str, str], settings: dict[str, str], seconds: float) -> dict[str, Any]:
-    """psycopg's arguments: each that a PG* variable or a file of the home could otherwise fill in."""
+    """The arguments for psycopg: each that a PG* variable or a file of the home could otherwise fill in."""
     escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
     mode, root = query["sslmode"], query.get("sslrootcert")
     return {
@@ -225,14 +230,14 @@ def _libpq(query: dict[str, str], settings: dict[str, str], seconds: float) -> d
 
 
 def _ssl(url: URL, query: dict[str, str]) -> dict[str, Any]:
-    """asyncpg's ``ssl``. Its own "allow" and "prefer" would take certificates from the gateway's home."""
+    """The ``ssl`` of asyncpg, whose own "allow" and "prefer" would take certificates from the gateway's home."""
     chosen = query["sslmode"]
     if chosen == "disable":
         return {"ssl": False}
     context = tls.context(chosen, query.get("sslrootcert"), query.get("sslcert"), query.get("sslkey"))
     if chosen not in {"allow", "prefer"}:
         return {"ssl": context}
-    connect: Callable[..., Awaitable[Any]] = url.get_dialect().import_dbapi().asyncpg.connect  # type: ignore[attr-defined]
+    connect: Callable[..., Awaitable[Any]] = url.get_dialect().import_dbapi().asyncpg.connect
     return {"async_creator_fn": _either(connect, *((False, context) if chosen == "allow" else (context, False)))}
 
 
@@ -261,7 +266,7 @@ def _objects(exc: Exception) -> bool:
 async def _stream(
     connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
 ) -> Rows:
-    """psycopg's rows, by its one method that always speaks the extended protocol, which takes a single statement."""
+    """Rows from psycopg, by its one method that always speaks the extended protocol: it takes a single statement."""
     raw: Any = (await connection.get_raw_connection()).driver_connection
     bound = tuple(values.tagged_bytes(value) or value for value in args) or None
     async with raw.cursor() as cursor, aclosing(cursor.stream(sql, bound)) as stream:

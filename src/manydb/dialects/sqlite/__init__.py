@@ -30,12 +30,22 @@ _LIMITS = {
 _BUSY_SECONDS = 2.0
 # SQLite's primary result codes; the extended ones have them in their low byte.
 _CODES: dict[int, type[errors.ManydbError]] = {
-    sqlite3.SQLITE_PERM: errors.Forbidden, sqlite3.SQLITE_BUSY: errors.Conflict, sqlite3.SQLITE_LOCKED: errors.Conflict,
-    sqlite3.SQLITE_READONLY: errors.ReadOnly, sqlite3.SQLITE_INTERRUPT: errors.StatementTimeout, sqlite3.SQLITE_IOERR: errors.Unreachable,
-    sqlite3.SQLITE_CORRUPT: errors.Unreachable, sqlite3.SQLITE_FULL: errors.Unreachable, sqlite3.SQLITE_CANTOPEN: errors.Unreachable,
-    sqlite3.SQLITE_TOOBIG: errors.TooLarge, sqlite3.SQLITE_CONSTRAINT: errors.ConstraintViolated, sqlite3.SQLITE_MISMATCH: errors.BadParameter,
-    sqlite3.SQLITE_AUTH: errors.ReadOnly, sqlite3.SQLITE_NOTADB: errors.Unreachable, sqlite3.SQLITE_RANGE: errors.BadParameter,
-}  # fmt: skip
+    code: kind
+    for kind, codes in {
+        errors.Forbidden: (sqlite3.SQLITE_PERM,),
+        errors.Conflict: (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+        errors.ReadOnly: (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH),
+        errors.StatementTimeout: (sqlite3.SQLITE_INTERRUPT,),
+        errors.Unreachable: (
+            *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL),
+            *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB),
+        ),
+        errors.TooLarge: (sqlite3.SQLITE_TOOBIG,),
+        errors.ConstraintViolated: (sqlite3.SQLITE_CONSTRAINT,),
+        errors.BadParameter: (sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE),
+    }.items()
+    for code in codes
+}
 
 
 class SQLite(base.Dialect):
@@ -47,7 +57,10 @@ class SQLite(base.Dialect):
     grammar = grammar.GRAMMAR
     catalog = catalog.SQLiteCatalog()
     explain_prefix = "EXPLAIN QUERY PLAN "
-    note = "dates are text: date('now', '-7 days'), strftime('%Y-%m', column); || joins strings; no ILIKE, LIKE ignores case"
+    note = (
+        "dates are text: date('now', '-7 days'), strftime('%Y-%m', column); || joins strings; no ILIKE, "
+        "LIKE ignores case"
+    )
 
     def normalise(self, url: URL) -> URL:
         """An absolute path, or ``:memory:``; a ``file:`` name is its path."""
@@ -103,8 +116,7 @@ class SQLite(base.Dialect):
             record.invalidate()
 
     async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
-        raw = (await connection.get_raw_connection()).driver_connection
-        assert raw is not None
+        raw: Any = (await connection.get_raw_connection()).driver_connection
         deadline = time.monotonic() + timeout
         await raw.set_progress_handler(lambda: time.monotonic() > deadline, _OPCODES)
         await raw.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")

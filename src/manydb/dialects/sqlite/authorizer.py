@@ -8,8 +8,12 @@ from manydb.settings import Access
 Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
 
 _READS = {
-    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT,
-}  # fmt: skip
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_RECURSIVE,
+    sqlite3.SQLITE_TRANSACTION,
+    sqlite3.SQLITE_SAVEPOINT,
+}
 _WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 _NEVER = {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"}
@@ -18,8 +22,8 @@ _PRAGMAS_WITH_ARGUMENT = {
 }  # fmt: skip
 _PRAGMAS_WITHOUT_ARGUMENT = {
     "application_id", "collation_list", "compile_options", "data_version", "database_list", "encoding", "foreign_keys",
-    "freelist_count", "function_list", "journal_mode", "module_list", "page_count", "page_size", "pragma_list", "query_only",
-    "read_uncommitted", "schema_version", "table_list", "user_version",
+    "freelist_count", "function_list", "journal_mode", "module_list", "page_count", "page_size", "pragma_list",
+    "query_only", "read_uncommitted", "schema_version", "table_list", "user_version",
 }  # fmt: skip
 _SCHEMA_TABLES = {"sqlite_master", "sqlite_schema"}
 _SCHEMA_COLUMNS = {"type", "name", "tbl_name", "rootpage", "sql"}
@@ -55,7 +59,7 @@ def _pragma_reads(name: str, argument: str | None) -> bool:
 
 
 def _declares_virtual_table(action: int, table: str | None, column: str | None, trigger: str | None) -> bool:
-    """json_each, pragma_table_info() and FTS5 announce their columns as an update of the schema table, which happens nowhere."""
+    """json_each, pragma_table_info() and FTS5 announce their columns as an update of the schema table; none happens."""
     return (
         action == sqlite3.SQLITE_UPDATE and table == "sqlite_master" and column in _SCHEMA_COLUMNS and trigger is None
     )
