@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1
 .DEFAULT_GOAL := help
 # The steps of `check` run in their order, under make -j too.
 .NOTPARALLEL:
-.PHONY: help demo test check format format-check lint types imports bench build clean
+.PHONY: help demo test check format format-check lint types imports fuzz bench build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ types: $(READY) ## check the types
 
 imports: $(READY) ## check which module imports which
 	$(VENV)/bin/lint-imports
+
+fuzz: $(READY) ## look for statements that pass as reads and are none
+	$(RUN) tests.fuzz --seconds 60 $(ARGS)
 
 bench: $(READY) ## run the benchmarks
 	$(RUN) benchmarks $(ARGS)

@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     given = {PostgreSQL.variable: chosen.postgresql_url, MySQL.variable: chosen.mysql_url}
     environ = os.environ | {variable: url for variable, url in given.items() if url}
+    # Terminated as by Ctrl-C, which unwinds: a run that is cut short drops its databases too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     lab, found = asyncio.run(_run(chosen.names or list(BENCHMARKS), environ, chosen.rounds))
     if chosen.json:
         chosen.json.write_text(json.dumps(_as_dict(lab, found), indent=1) + "\n")

@@ -1,5 +1,6 @@
 """Times of works that take turns, and the memory of a process."""
 
+import asyncio
 import gc
 import os
 import random
@@ -62,6 +63,7 @@ async def taking_turns(works: Mapping[K, Timed], rounds: int, clock: Clock = tim
     gc.collect()  # what others left behind is not for these to clear away
     for number in range(rounds + 1):
         shuffle(order)
+        await asyncio.sleep(0)  # works that never wait would leave no moment to end the run
         for key in order:
             await works[key].before()
             took = await milliseconds(works[key].work, clock)

@@ -19,6 +19,7 @@ from manydb.errors import PoolBusy, Unreachable
 from manydb.settings import Access
 from tests.conftest import Databases
 from tests.observers import Observer, eventually, settings, wired
+from tests.servers import BACKENDS
 
 POOL = Pool(size=2, recycle=1_000, idle_ttl=300)
 
@@ -74,6 +75,19 @@ async def opened(**given: Any) -> AsyncGenerator[House]:
     clock = Clock()
     async with EngineRegistry(settings(**given), clock) as engines:
         yield House(engines, clock)
+
+
+@pytest.fixture(scope="module", params=[*BACKENDS])
+async def database_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
+    """Each backend's, one for this module: making a database takes longer than most of the tests."""
+    async with databases.temporary(request.param) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+async def postgresql_url(databases: Databases) -> AsyncGenerator[str]:
+    async with databases.temporary("postgresql") as url:
+        yield url
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from manydb.errors import StatementTimeout, UnknownTable
 from manydb.server import build_server
 from tests.conftest import Databases
 from tests.observers import ENDLESS, Observer, eventually, leased, settings, wired
+from tests.servers import BACKENDS
 from tests.tools import MODES, serving
 
 NETWORKED = ["postgresql", "mysql"]
@@ -43,7 +44,14 @@ async def several(lease: Lease, number: int) -> list[Any]:
     return list(await asyncio.gather(*(one(lease) for _ in range(number))))
 
 
-@pytest.fixture(params=NETWORKED)
+@pytest.fixture(scope="module", params=[*BACKENDS])
+async def database_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
+    """Each backend's, one for this module: making a database takes longer than most of the tests."""
+    async with databases.temporary(request.param) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=NETWORKED)
 async def networked_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
     async with databases.temporary(request.param) as url:
         yield url

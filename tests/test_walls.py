@@ -16,9 +16,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import dialects, statements, transactions
+from manydb.dialects.grammar import Grammar
+from manydb.dialects.mysql.grammar import GRAMMAR as MYSQL
+from manydb.dialects.postgresql.grammar import GRAMMAR as POSTGRESQL
 from manydb.dialects.rows import Rows
 from manydb.engines import EngineRegistry, Lease, Pool
-from manydb.errors import ManydbError
+from manydb.errors import Forbidden, ManydbError, ReadOnly, SqlSyntax
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.corpus_bench import BACKENDS, Bench, entered, lines, loaded, send, text_of
@@ -130,6 +133,31 @@ async def test_what_the_text_lets_pass_changes_nothing_although_nothing_else_sto
         async with entered(bench.url) as connection:
             await send(connection, sql)
         assert await state(bench, line) == before
+
+
+@pytest.mark.parametrize(
+    ("grammar", "sql"),
+    [
+        # x is what the function in FROM returned, and x.f is f(x): the engine has nothing against a file being read.
+        (POSTGRESQL, "SELECT x.pg_read_file FROM concat('PG_VERSION') AS x"),
+        (POSTGRESQL, 'SELECT concat . "pg_ls_dir" FROM concat($$/$$)'),
+        (POSTGRESQL, "SELECT 1 FROM oidlarger(1, 2) x WHERE x.lo_unlink = 1"),
+        (MYSQL, "SHOW COLUMNS FROM accounts WHERE (last_insert_id(7))"),
+        (MYSQL, "SELECT `last_insert_id`(7)"),
+        (MYSQL, "SHOW COLUMNS FROM accounts WHERE (WITH RECURSIVE t AS (SELECT 1 AS n) SELECT sum(n) FROM t)"),
+        (MYSQL, "SHOW TABLES WHERE (SELECT NEXT VALUE FOR hit_seq)"),
+        (MYSQL, "SHOW TABLES WHERE 1 IN (SELECT 1 FROM accounts LOCK IN SHARE MODE)"),
+    ],
+)
+def test_what_the_fuzzing_found_is_refused_by_the_text(grammar: Grammar, sql: str) -> None:
+    with pytest.raises((Forbidden, ReadOnly)):
+        statements.require_read(statements.parse(sql, grammar))
+
+
+@pytest.mark.parametrize("sql", ["SELECT (1]) AS (2)", "WITH [a) AS (SELECT 1) SELECT 1", "SELECT {1)"])
+def test_brackets_that_do_not_match_are_a_syntax_error(sql: str) -> None:
+    with pytest.raises(SqlSyntax, match="has no"):
+        statements.parse(sql, POSTGRESQL)
 
 
 # ---- the engine -----------------------------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
 """Who is asking. The protocol has no sessions any more, so state belongs to a caller."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fastmcp import Context
-from fastmcp.server.dependencies import get_access_token
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+if TYPE_CHECKING:
+    from fastmcp import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +24,12 @@ PROCESS = Caller("process", "")
 NOBODY = Caller("nobody", "")
 
 
-def resolve(ctx: Context) -> Caller:
+def resolve(ctx: "Context") -> Caller:
     """The authenticated principal, else this process (stdio), else the handshake era's session, else nobody known."""
+    # The shell has a gateway too, and should not wait a second for FastMCP.
+    from fastmcp.server.dependencies import get_access_token  # noqa: PLC0415
+    from mcp_types.version import MODERN_PROTOCOL_VERSIONS  # noqa: PLC0415
+
     if token := get_access_token():
         claims = token.claims or {}
         return Caller(

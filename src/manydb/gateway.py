@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -13,7 +13,7 @@ from manydb import formats, lessons, query, redaction, reflection, statements, t
 from manydb.callers import Caller
 from manydb.connections import Connections, Registration
 from manydb.dialects.schema import Overview, Snapshot, Table, TableName
-from manydb.engines import EngineRegistry, Health
+from manydb.engines import EngineRegistry
 from manydb.errors import (
     AuthFailed,
     BadParameter,
@@ -29,14 +29,13 @@ from manydb.query import Page, QueryResult
 from manydb.results import Results
 from manydb.schemas import SchemaCache
 from manydb.settings import Format, Settings
+from manydb.standings import Standings
 from manydb.statements import Statement
 
 T = TypeVar("T")
 
 _READING_SCHEMAS_SECONDS = 30.0
-_PROBE_SECONDS = 1.0
-"""How long `list_connections` waits for databases it has not heard of yet; the slower ones are told as unknown."""
-_PROBE_AGAIN_SECONDS = 10.0
+_ASKING_SECONDS = 10.0
 
 
 @dataclass
@@ -48,9 +47,10 @@ class Gateway:
     engines: EngineRegistry
     schemas: SchemaCache
     results: Results
-    _health: dict[str, Health] = field(default_factory=dict)
-    _versions: dict[str, str] = field(default_factory=dict)
-    _probes: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    standings: Standings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.standings = Standings(lambda registration, work: self.read(registration, work, timeout=_ASKING_SECONDS))
 
     @classmethod
     @asynccontextmanager
@@ -65,9 +65,7 @@ class Gateway:
                 await gateway._aclose()
 
     async def _aclose(self) -> None:
-        for probe in self._probes.values():
-            probe.cancel()
-        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+        await self.standings.aclose()
         await self.schemas.aclose()
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -87,9 +85,9 @@ class Gateway:
             ) as lease:
                 answer = await transactions.read(lease, work, timeout=timeout)
         except (Unreachable, AuthFailed, TlsFailed) as exc:
-            self._health[registration.name] = Health(time.monotonic(), exc)
+            self.standings.heard(registration, exc)
             raise
-        self._health[registration.name] = Health(time.monotonic())
+        self.standings.heard(registration)
         return answer
 
     async def execute(
@@ -268,39 +266,3 @@ class Gateway:
             part,
             lambda: self.read(registration, read, timeout=_READING_SCHEMAS_SECONDS),
         )
-
-    # -- connections -------------------------------------------------------------------------------------------------
-
-    async def statuses(self) -> list[tuple[Registration, Health | None, str | None]]:
-        """Each connection with what is known of its health and its server's version.
-
-        Databases not heard of yet, or unreachable when last tried, are asked now; the answer waits a second at most.
-        """
-        probes = [self._probe(registration) for registration in self.connections if self._is_uncertain(registration)]
-        if probes:
-            await asyncio.wait(probes, timeout=_PROBE_SECONDS)
-        return [(each, self._health.get(each.name), self._versions.get(each.name)) for each in self.connections]
-
-    async def check(self, registration: Registration) -> str:
-        """The server's version, by asking it now. Raises Unreachable, AuthFailed or TlsFailed."""
-        version = await self.read(
-            registration, registration.dialect.server_version, timeout=self.settings.connect_timeout
-        )
-        self._versions[registration.name] = version
-        return version
-
-    def _is_uncertain(self, registration: Registration) -> bool:
-        health = self._health.get(registration.name)
-        if health is None or registration.name not in self._versions:
-            return True
-        return health.error is not None and time.monotonic() - health.checked_at > _PROBE_AGAIN_SECONDS
-
-    def _probe(self, registration: Registration) -> asyncio.Task[None]:
-        async def probe() -> None:
-            with suppress(ManydbError):  # what went wrong is remembered as the connection's health
-                await self.check(registration)
-
-        running = self._probes.get(registration.name)
-        if running is None or running.done():
-            running = self._probes[registration.name] = asyncio.create_task(probe())
-        return running

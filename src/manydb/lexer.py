@@ -16,6 +16,8 @@ MAX_NESTING = 200
 
 Kind = Literal["word", "name", "string", "number", "parameter", "operator", "comment", "code"]
 
+_CLOSED_BY = {"(": ")", "[": "]", "{": "}"}
+_OPENED_BY = {closing: opening for opening, closing in _CLOSED_BY.items()}
 _BRACKETS = frozenset("()[]{}")
 _HIGH = "\x80-\U0010ffff"
 _UNDELIMITED = {
@@ -139,7 +141,7 @@ def tokenize(sql: str, lexicon: Lexicon) -> list[Token]:
     """The tokens of *sql*, comments included, in order.
 
     Raises SqlSyntax for text that no database reads the same way twice (NUL, lone surrogates, control characters and
-    non-ASCII blanks outside quotes, open quotes, unbalanced parentheses) and TooLarge past 100,000 characters or 200
+    non-ASCII blanks outside quotes, open quotes, brackets that do not match) and TooLarge past 100,000 characters or 200
     open brackets.
     """
     _check_text(sql)
@@ -213,13 +215,14 @@ def _check_words(sql: str, tokens: list[Token]) -> None:
 
 
 def _check_brackets(tokens: list[Token]) -> None:
-    nesting = parentheses = 0
+    """Refuse brackets that do not match: no database takes them, and what reads the tokens need not think of them."""
+    waiting: list[str] = []  # for these to close
     for text in [token[1] for token in tokens if token[1] in _BRACKETS]:
-        nesting += 1 if text in "([{" else -1
-        parentheses += (text == "(") - (text == ")")
-        if nesting > MAX_NESTING:
-            raise TooLarge(f"the statement nests brackets more than {MAX_NESTING} deep")
-        if parentheses < 0:
-            raise SqlSyntax("a ) has no ( before it")
-    if parentheses:
-        raise SqlSyntax("a ( is not closed: ) is missing")
+        if text in _CLOSED_BY:
+            waiting.append(_CLOSED_BY[text])
+            if len(waiting) > MAX_NESTING:
+                raise TooLarge(f"the statement nests brackets more than {MAX_NESTING} deep")
+        elif not waiting or waiting.pop() != text:
+            raise SqlSyntax(f"a {text} has no {_OPENED_BY[text]} before it")
+    if waiting:
+        raise SqlSyntax(f"a {_OPENED_BY[waiting[-1]]} is not closed: {waiting[-1]} is missing")

@@ -4,6 +4,7 @@ import asyncio
 import re
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from manydb.callers import PROCESS
 from manydb.connections import Registration
+from manydb.dialects.powers import Powers
 from manydb.errors import ManydbError, SettingsError
 from manydb.formats import FORMATS
 from manydb.gateway import Gateway
@@ -66,26 +68,50 @@ def _text(cell: Any) -> str:
 
 
 async def check(settings: Settings) -> int:
-    """Print whether each connection answers; 1 where one does not."""
+    """Print whether each connection answers and what its login could do; 1 where one does not answer."""
     async with Gateway.open(settings) as gateway:
         registrations = list(gateway.connections)
         if not registrations:
             raise SettingsError("no connections: give --connection name=url, a manydb.toml or DATABASE_URL")
-        lines = await asyncio.gather(*(_checked(gateway, registration) for registration in registrations))
+        checked = await asyncio.gather(*(_checked(gateway, registration) for registration in registrations))
     table = Table(header_style="bold")
-    for column in ("connection", "backend", "access", "answers"):
+    for column in ("connection", "backend", "access", "answers", "login"):
         table.add_column(column, overflow="fold")
-    for line, _ in lines:
-        table.add_row(*line)
-    Console().print(table)
-    return 0 if all(answers for _, answers in lines) else 1
+    for each in checked:
+        table.add_row(*each.cells)
+    console = Console()
+    console.print(table)
+    for each in checked:
+        if each.powers and each.powers.can_write and each.registration.access == "read_only":
+            console.print(
+                f"\n{each.registration.name}: a login that can only read, made by an administrator:", style="bold"
+            )
+            console.print(each.powers.remedy, markup=False, highlight=False, soft_wrap=True)
+    return 0 if all(each.answers for each in checked) else 1
 
 
-async def _checked(gateway: Gateway, registration: Registration) -> tuple[list[str], bool]:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    registration: Registration
+    backend: str
+    answer: str
+    answers: bool
+    powers: Powers | None = None
+
+    @property
+    def cells(self) -> list[str]:
+        reasons = ", ".join(self.powers.reasons) if self.powers else ""
+        login = "" if self.powers is None else reasons or "reads only"
+        texts = [self.registration.name, self.backend, self.registration.access, self.answer, login]
+        return [escape(text) for text in texts]
+
+
+async def _checked(gateway: Gateway, registration: Registration) -> _Checked:
     started = time.perf_counter()
     try:
-        version = await gateway.check(registration)
+        standing = await gateway.standings.check(registration)
     except ManydbError as exc:
-        return [registration.name, registration.dialect.title, registration.access, f"{exc.code}: {exc.message}"], False
+        return _Checked(registration, registration.dialect.title, f"{exc.code}: {exc.message}", answers=False)
     milliseconds = round((time.perf_counter() - started) * 1000)
-    return [registration.name, version, registration.access, f"yes, in {milliseconds} ms"], True
+    backend = standing.version or registration.dialect.title
+    return _Checked(registration, backend, f"yes, in {milliseconds} ms", answers=True, powers=standing.powers)

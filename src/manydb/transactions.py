@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
@@ -26,13 +27,38 @@ async def read(lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]], *,
     Cancelling the caller, or taking longer than the time and its grace, stops the statement in the database and drops
     the connection. Raises ManydbError.
     """
-    started: list[Any] = []
+    call = _Call(lease)
+    # A task of its own: the level-triggered cancellation of MCP requests would also cancel the driver's own cancelling.
+    task = asyncio.create_task(call.run(work, timeout))
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout + _GRACE_SECONDS)
+    except asyncio.CancelledError:
+        await call.stop(task)
+        raise
+    if done:
+        return task.result()
+    await call.stop(task)
+    raise StatementTimeout(f"no answer within {timeout:g} s", seconds=timeout)
 
-    async def body() -> T:
-        async with lease.connect() as connection:
+
+@dataclass(slots=True)
+class _Call:
+    """What a call and whoever stops it know of each other: the driver's connection, and that it is to stop."""
+
+    lease: Lease
+    raw: Any = field(default=None, repr=False)
+    is_stopped: bool = False
+
+    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
+        dialect = self.lease.dialect
+        async with self.lease.connect() as connection:
             try:
-                started.append((await connection.get_raw_connection()).driver_connection)
-                await lease.dialect.begin(connection, read_only=True, timeout=timeout)
+                self.raw = (await connection.get_raw_connection()).driver_connection
+                await dialect.begin(connection, read_only=True, timeout=timeout)
+                if self.is_stopped:
+                    # asyncio.wait_for, with which drivers connect, loses a cancellation that comes at the same moment
+                    # as what it waits for (before Python 3.12).
+                    raise asyncio.CancelledError  # noqa: TRY301 - on the way that a cancellation takes
                 return await work(connection)
             except ManydbError:
                 raise
@@ -41,30 +67,24 @@ async def read(lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]], *,
                 await connection.invalidate()
                 raise
             except Exception as exc:  # the other of the two places where driver errors become ours
-                raise lease.dialect.error(exc) from exc
+                raise dialect.error(exc) from exc
 
-    # A task of its own: the level-triggered cancellation of MCP requests would also cancel the driver's own cancelling.
-    task = asyncio.create_task(body())
-    try:
-        done, _ = await asyncio.wait({task}, timeout=timeout + _GRACE_SECONDS)
-    except asyncio.CancelledError:
-        await _stop(lease, task, started)
-        raise
-    if done:
-        return task.result()
-    await _stop(lease, task, started)
-    raise StatementTimeout(f"no answer within {timeout:g} s", seconds=timeout)
+    async def stop(self, task: asyncio.Task[Any]) -> None:
+        """End *task*, which runs this, and its statement in the database; in bounded time, whatever the network does."""
+        self.is_stopped = True
+        with anyio.CancelScope(shield=True):
+            if self.raw is not None and not task.done():
+                try:
+                    async with asyncio.timeout(_STOP_SECONDS):
+                        await self.lease.dialect.stop(self.raw, self.lease.side)
+                except Exception:  # noqa: BLE001 - the database's own time-out is the net below this
+                    _log.debug("a statement could not be stopped", exc_info=True)
+            task.cancel()
+            task.add_done_callback(_forget)
+            await asyncio.wait({task}, timeout=_STOP_SECONDS)
 
 
-async def _stop(lease: Lease, task: asyncio.Task[Any], started: list[Any]) -> None:
-    with anyio.CancelScope(shield=True):
-        if started and not task.done():
-            try:
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await lease.dialect.stop(started[0], lease.side)
-            except Exception:  # noqa: BLE001 - the statement's own time-out in the database is the net below this
-                _log.debug("a statement could not be stopped", exc_info=True)
-        task.cancel()
-        await asyncio.wait({task}, timeout=_STOP_SECONDS)
-        if task.done() and not task.cancelled():
-            task.exception()  # retrieved: nobody is left to hear it
+def _forget(task: asyncio.Task[Any]) -> None:
+    """Retrieve how *task* ended: nobody is left to hear it."""
+    if not task.cancelled():
+        task.exception()

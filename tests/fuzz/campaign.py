@@ -6,7 +6,7 @@ from itertools import count
 
 from manydb import statements
 from manydb.errors import ManydbError
-from tests.fuzz.grounds import Ground, Snapshot, changes
+from tests.fuzz.grounds import GoneError, Ground, Snapshot, changes
 from tests.fuzz.hostile import pieces_of
 
 _BATCH = 100
@@ -57,7 +57,10 @@ async def search(
             if sql := judge(ground, propose()):
                 tally.accepted += 1
                 batch.append(sql)
-                tally.executed += await ground.run(sql)
+                try:
+                    tally.executed += await ground.run(sql)
+                except GoneError:
+                    return tally, Miss([sql], ["the server has ended"])
         after = await ground.snapshot()
         if changes(before, after):
             return tally, await _blamed(ground, batch, changes(before, after), judge)

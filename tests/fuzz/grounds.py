@@ -25,10 +25,39 @@ Snapshot = Mapping[str, str]
 
 _GIVE_UP_SECONDS = 10.0  # the databases' own limits come long before
 
+_POSTGRESQL_CATALOGS = (
+    "pg_proc", "pg_type", "pg_constraint", "pg_trigger", "pg_rewrite", "pg_policy", "pg_description",
+    "pg_extension", "pg_namespace", "pg_authid", "pg_auth_members", "pg_db_role_setting", "pg_tablespace",
+    "pg_foreign_server", "pg_user_mapping", "pg_subscription", "pg_publication", "pg_prepared_xacts",
+    "pg_largeobject", "pg_largeobject_metadata", "pg_default_acl", "pg_shdescription", "pg_seclabel",
+    "pg_statistic_ext", "pg_cast", "pg_operator", "pg_collation", "pg_attribute", "pg_index", "pg_enum",
+    "pg_event_trigger",
+)  # fmt: skip
+_MYSQL_TABLES = (
+    "global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv", "roles_mapping", "func",
+    "plugin", "servers", "proc", "event", "table_stats", "column_stats", "index_stats", "innodb_table_stats",
+)  # fmt: skip
+_MYSQL_VIEWS = {  # of information_schema, and which column is the schema
+    "columns": "table_schema", "statistics": "table_schema", "views": "table_schema", "triggers": "trigger_schema",
+    "routines": "routine_schema", "events": "event_schema", "key_column_usage": "table_schema",
+}  # fmt: skip
+_MYSQL_SYSTEM = "('mysql', 'sys', 'information_schema', 'performance_schema')"
+_SQLITE_PRAGMAS = (
+    "foreign_keys", "query_only", "trusted_schema", "journal_mode", "synchronous", "temp_store", "cache_size",
+    "user_version", "application_id", "busy_timeout", "hard_heap_limit", "soft_heap_limit", "recursive_triggers",
+    "writable_schema", "legacy_alter_table", "automatic_index", "defer_foreign_keys", "ignore_check_constraints",
+    "cell_size_check", "checkpoint_fullfsync", "auto_vacuum", "page_size", "max_page_count", "encoding", "threads",
+    "reverse_unordered_selects", "secure_delete", "mmap_size", "locking_mode", "wal_autocheckpoint",
+)  # fmt: skip
+
 
 def changes(before: Snapshot, after: Snapshot) -> list[str]:
     """The parts that differ."""
     return sorted(part for part in before.keys() | after.keys() if before.get(part) != after.get(part))
+
+
+class GoneError(Exception):
+    """The server has ended, or takes no more connections."""
 
 
 class Ground(ABC):
@@ -67,13 +96,16 @@ class Ground(ABC):
         await self._open()
 
     async def run(self, sql: str) -> bool:
-        """Run *sql* as the driver would, several statements and commits included; False where it failed."""
+        """Run *sql* as the driver would, several statements and commits included; False where it failed.
+
+        Raises GoneError.
+        """
         try:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 await send(self.session, sql)
         except Exception:  # noqa: BLE001 - whatever a driver makes of a statement that nobody has ever written
             if await self._is_lost():
-                await self._enter()
+                await self._enter_again()
             return False
         return True
 
@@ -111,6 +143,13 @@ class Ground(ABC):
         if self.limit:
             await send(self.session, self.limit)
 
+    async def _enter_again(self) -> None:
+        try:
+            await self._enter()
+        except Exception as exc:
+            self._lifetime.pop_all()  # there is nothing left to close or to drop
+            raise GoneError from exc
+
     async def _is_lost(self) -> bool:
         try:
             await self.session.exec_driver_sql("SELECT 1")
@@ -133,27 +172,23 @@ class PostgreSQLGround(Ground):
     without = ("DROP OPERATOR public.@+ (integer, text)", "DROP FUNCTION app.lying_stable")
     quiet = ("ALTER SYSTEM SET autovacuum = off", "SELECT pg_reload_conf()")
     limit = "SET statement_timeout = 200; SET lock_timeout = 100"
-    outside = {  # noqa: RUF012 - as the base declares it
+    outside: ClassVar[Mapping[str, str]] = {
         **{
-            catalog: f"SELECT x::text FROM pg_catalog.{catalog} x"
-            for catalog in (
-                "pg_proc", "pg_type", "pg_constraint", "pg_trigger", "pg_rewrite", "pg_policy", "pg_description", "pg_extension",
-                "pg_namespace", "pg_authid", "pg_auth_members", "pg_db_role_setting", "pg_tablespace", "pg_foreign_server",
-                "pg_user_mapping", "pg_subscription", "pg_publication", "pg_prepared_xacts", "pg_largeobject",
-                "pg_largeobject_metadata", "pg_default_acl", "pg_shdescription", "pg_seclabel", "pg_statistic_ext", "pg_cast",
-                "pg_operator", "pg_collation", "pg_attribute", "pg_index", "pg_enum", "pg_event_trigger", "pg_file_settings",
-            )
+            catalog: f"SELECT md5(string_agg(x::text, ',' ORDER BY x::text)) FROM {catalog} x"
+            for catalog in _POSTGRESQL_CATALOGS
         },
-        "pg_class": "SELECT (to_jsonb(c) - '{relpages,reltuples,relallvisible}'::text[])::text FROM pg_class c",
+        "pg_class": "SELECT oid, relname, relkind, relfilenode, relowner, relacl::text, reloptions::text FROM pg_class",
         "pg_statistic": "SELECT starelid, staattnum, xmin::text FROM pg_statistic",
+        "pg_file_settings": "SELECT x::text FROM pg_file_settings x",
         "pg_database": "SELECT datname, datdba, datacl::text, datconnlimit FROM pg_database",
         "replication": "SELECT slot_name FROM pg_replication_slots UNION ALL SELECT roname FROM pg_replication_origin",
-        "statistics": "SELECT stats_reset::text FROM pg_stat_database UNION ALL SELECT stats_reset::text FROM pg_stat_bgwriter",
+        "statistics": "SELECT stats_reset::text FROM pg_stat_database "
+        "UNION ALL SELECT stats_reset::text FROM pg_stat_bgwriter",
     }  # fmt: skip
-    inside = {  # noqa: RUF012
+    inside: ClassVar[Mapping[str, str]] = {
         "settings": "SELECT name, setting FROM pg_settings",
         "role": "SELECT current_user::text, session_user::text",
-        "statements": "SELECT name FROM pg_prepared_statements",
+        "statements": "SELECT name FROM pg_prepared_statements WHERE from_sql",
         "cursors": "SELECT name FROM pg_cursors WHERE name <> ''",
         "channels": "SELECT pg_listening_channels()",
         "locks": "SELECT locktype, mode, objid FROM pg_locks WHERE pid = pg_backend_pid() AND "
@@ -162,11 +197,15 @@ class PostgreSQLGround(Ground):
 
     async def contents(self) -> dict[str, str]:
         tables = await self.admin.exec_driver_sql(
-            "SELECT oid::regclass::text, relkind FROM pg_class WHERE relkind IN ('r', 'm', 'S') AND relpersistence <> 't' "
-            "AND relnamespace::regnamespace::text IN ('public', 'app')"
+            "SELECT oid::regclass::text, relkind FROM pg_class WHERE relkind IN ('r', 'm', 'S') "
+            "AND relpersistence <> 't' AND relnamespace::regnamespace::text IN ('public', 'app')"
         )
         # Where a row is, and who wrote or locked it, tells of changes that leave its values as they were.
-        what = {b"r": "t::text, t.ctid::text, t.xmin::text, t.xmax::text", b"m": "t::text", b"S": "last_value, is_called"}
+        what = {
+            b"r": "t::text, t.ctid::text, t.xmin::text, t.xmax::text",
+            b"m": "t::text",
+            b"S": "last_value, is_called",
+        }
         return {f"table {name}": f"SELECT {what[kind]} FROM {name} t" for name, kind in map(tuple, tables)}
 
     async def _is_lost(self) -> bool:
@@ -182,35 +221,26 @@ class MySQLGround(Ground):
         "SET SESSION sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', "
         "max_statement_time = 0.2, sql_select_limit = 50, lock_wait_timeout = 1, innodb_lock_wait_timeout = 1"
     )
-    outside = {  # noqa: RUF012
+    outside: ClassVar[Mapping[str, str]] = {
         **{
-            f"information_schema.{name}": f"SELECT * FROM information_schema.{name} WHERE {column} NOT IN {{system}}"
-            for name, column in {
-                "columns": "table_schema", "statistics": "table_schema", "views": "table_schema", "triggers": "trigger_schema",
-                "routines": "routine_schema", "events": "event_schema", "key_column_usage": "table_schema",
-            }.items()
+            view: f"SELECT * FROM information_schema.{view} WHERE {column} NOT IN {_MYSQL_SYSTEM}"
+            for view, column in _MYSQL_VIEWS.items()
         },
         **{
             f"mysql.{name}": f"SELECT * FROM mysql.{name}"
-            for name in (
-                "global_priv", "db", "tables_priv", "columns_priv", "procs_priv", "proxies_priv", "roles_mapping", "func",
-                "plugin", "servers", "proc", "event", "table_stats", "column_stats", "index_stats", "innodb_table_stats",
-            )
+            for name in _MYSQL_TABLES
         },
-        "tables": "SELECT table_schema, table_name, table_type, engine, auto_increment, create_time, create_options, table_comment "
-        "FROM information_schema.tables WHERE table_schema NOT IN {system}",
+        "tables": "SELECT table_schema, table_name, table_type, engine, auto_increment, create_time, create_options, "
+        f"table_comment FROM information_schema.tables WHERE table_schema NOT IN {_MYSQL_SYSTEM}",
         "schemata": "SELECT * FROM information_schema.schemata",
         "variables": "SELECT * FROM information_schema.global_variables WHERE variable_name NOT LIKE 'gtid%%' "
         "AND variable_name NOT IN ('timestamp', 'last_gtid', 'pseudo_thread_id')",
         "open tables": "SHOW OPEN TABLES WHERE in_use > 0 OR name_locked > 0",
     }  # fmt: skip
-    outside = {
-        part: query.replace("{system}", "('mysql', 'sys', 'information_schema', 'performance_schema')")
-        for part, query in outside.items()
-    }
-    inside = {  # noqa: RUF012
-        "variables": "SELECT * FROM information_schema.session_variables WHERE variable_name NOT IN ('timestamp', 'rand_seed1', "
-        "'rand_seed2', 'warning_count', 'error_count', 'last_gtid') AND variable_name NOT LIKE 'gtid%%'",
+    inside: ClassVar[Mapping[str, str]] = {
+        "variables": "SELECT * FROM information_schema.session_variables WHERE variable_name NOT LIKE 'gtid%%' "
+        "AND variable_name NOT IN "
+        "('timestamp', 'rand_seed1', 'rand_seed2', 'warning_count', 'error_count', 'last_gtid')",
         "user variables": "SELECT @evil, @x, @a, @b, DATABASE(), IS_USED_LOCK('evil'), @@last_insert_id",
     }
 
@@ -224,20 +254,14 @@ class MySQLGround(Ground):
 
 
 class SQLiteGround(Ground):
-    outside = {"schema": "SELECT * FROM sqlite_schema"}  # noqa: RUF012
-    inside = {  # noqa: RUF012
+    outside: ClassVar[Mapping[str, str]] = {"schema": "SELECT * FROM sqlite_schema"}
+    inside: ClassVar[Mapping[str, str]] = {
         "temporary": "SELECT * FROM sqlite_temp_schema",
         "databases": "SELECT name, file FROM pragma_database_list",
         "like": "SELECT 'a' LIKE 'A'",
         **{
             pragma: f"PRAGMA {pragma}"
-            for pragma in (
-                "foreign_keys", "query_only", "trusted_schema", "journal_mode", "synchronous", "temp_store", "cache_size",
-                "user_version", "application_id", "busy_timeout", "hard_heap_limit", "soft_heap_limit", "recursive_triggers",
-                "writable_schema", "legacy_alter_table", "automatic_index", "defer_foreign_keys", "ignore_check_constraints",
-                "cell_size_check", "checkpoint_fullfsync", "auto_vacuum", "page_size", "max_page_count", "encoding", "threads",
-                "reverse_unordered_selects", "secure_delete", "mmap_size", "locking_mode", "wal_autocheckpoint",
-            )
+            for pragma in _SQLITE_PRAGMAS
         },
     }  # fmt: skip
 

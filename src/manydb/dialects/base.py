@@ -20,6 +20,7 @@ from manydb import errors
 from manydb.dialects import execution
 from manydb.dialects.catalog import Catalog
 from manydb.dialects.grammar import STANDARD, Grammar
+from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.settings import Access
 
@@ -147,6 +148,10 @@ class Dialect:
         """Product and version, as a person would say them."""
         version = connection.dialect.server_version_info or ()
         return f"{self.title} {'.'.join(map(str, version))}"
+
+    async def powers(self, connection: AsyncConnection) -> Powers | None:  # noqa: ARG002 - for those who can tell
+        """What the login could do if nothing but the database held it back; None where nobody knows."""
+        return None
 
     # -- errors ------------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,10 @@ behind it (read-only transactions, grants, the authorizer) do not rely on it, an
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 from manydb.errors import Forbidden, ManydbError, ReadOnly
@@ -19,6 +21,7 @@ LARGEST_COUNT = 1_000_000  # characters or elements that one call may be asked t
 UNKNOWN_COUNT = 1_000  # stands for a count that is no literal, where calls are nested
 
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
+_BRACKETS = _OPENING | _CLOSING
 _COUNT_ONLY = frozenset({"space", "zeroblob", "randomblob"})  # their first argument is the count
 _STAR_IN_TEMPLATE = re.compile(r"%[^%a-zA-Z]*\*")
 _WIDE_IN_TEMPLATE = re.compile(r"%[^%a-zA-Z]*[0-9]{7}")
@@ -41,12 +44,14 @@ class Source:
     """A statement's tokens with the comments set aside, in the form that checks read.
 
     *keys* has one entry a token: a bare word in upper case, an operator as it is, "" for everything else.
+    *places* maps each key to the indices where it stands: statements may be long, and checks look for few words.
     *closing* maps the index of every `(`, `[`, `{` to the index of its counterpart.
     """
 
     tokens: Sequence[Token]
     comments: Sequence[Token]
     keys: Sequence[str]
+    places: Mapping[str, Sequence[int]]
     closing: Mapping[int, int]
 
     @classmethod
@@ -54,11 +59,19 @@ class Source:
         comments = [token for token in tokens if token.kind in ("comment", "code")]
         rest = [token for token in tokens if token.kind not in ("comment", "code")] if comments else tokens
         keys = [_key(token) for token in rest]
-        return cls(rest, comments, keys, _closing(keys))
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for index, key in enumerate(keys):
+            places[key].append(index)
+        return cls(rest, comments, keys, dict(places), _closing(keys))
 
     def key(self, index: int) -> str:
         """The key at *index*, "" outside the statement."""
         return self.keys[index] if 0 <= index < len(self.keys) else ""
+
+    def at(self, *keys: str) -> Sequence[int]:
+        """Where one of *keys* stands, in order."""
+        found = [self.places[key] for key in keys if key in self.places]
+        return found[0] if len(found) == 1 else sorted(chain.from_iterable(found))
 
     def is_member(self, index: int) -> bool:
         """Is this the part of a dotted name after its dot: a name whatever the word? The dot must touch it."""
@@ -75,10 +88,10 @@ def _key(token: Token) -> str:
 def _closing(keys: Sequence[str]) -> dict[int, int]:
     closing: dict[int, int] = {}
     open_brackets: list[int] = []
-    for index, key in enumerate(keys):
-        if key in _OPENING:
+    for index in [index for index, key in enumerate(keys) if key in _BRACKETS]:
+        if keys[index] in _OPENING:
             open_brackets.append(index)
-        elif key in _CLOSING and open_brackets:
+        elif open_brackets:
             closing[open_brackets.pop()] = index
     return closing | dict.fromkeys(open_brackets, len(keys))
 
@@ -164,19 +177,19 @@ def unquote(text: str) -> str:
 
 def refuse_into(source: Source) -> Refusal | None:
     """INTO in a query makes a table, a file or a variable; but `AS into` and `t.into` are names."""
-    for index, key in enumerate(source.keys):
+    for index in source.at("INTO"):
         is_label = source.key(index - 1) == "AS" and source.key(index - 2) != "AS" and not source.is_member(index - 1)
-        if key == "INTO" and not source.is_member(index) and not is_label:
+        if not source.is_member(index) and not is_label:
             return Refusal(ReadOnly, "INTO stores the result of a query", "leave INTO out: the rows are returned")
     return None
 
 
 def refuse_locks(source: Source) -> Refusal | None:
     """FOR UPDATE, FOR NO KEY UPDATE, FOR SHARE and FOR KEY SHARE take row locks."""
-    for index, key in enumerate(source.keys):
+    for index in source.at("FOR"):
         strength = source.key(index + 1), source.key(index + 2)
         locks = strength[0] in ("UPDATE", "SHARE") or strength in (("NO", "KEY"), ("KEY", "SHARE"))
-        if key == "FOR" and locks and not source.is_member(index):
+        if locks and not source.is_member(index):
             return Refusal(ReadOnly, f"FOR {strength[0]} locks rows", "leave the locking clause out")
     return None
 
@@ -187,7 +200,8 @@ def refuse_functions(source: Source, grammar: Grammar, names: Sequence[str]) -> 
         for rule in grammar.function_rules:
             if rule.pattern.fullmatch(name):
                 return Refusal(Forbidden, f"{name}() {rule.reason}", rule.suggestion)
-    oversized = _oversized_call(source, grammar)
+    expands = not (grammar.expanding_functions | grammar.template_functions).isdisjoint(names)
+    oversized = _oversized_call(source, grammar) if expands else None
     if oversized:
         reason = f"{oversized}() is asked for more than {LARGEST_COUNT:,} characters or elements"
         return Refusal(Forbidden, reason, "ask for less at once")
@@ -270,11 +284,11 @@ def _count(literal: str) -> float:
 
 def refuse_wide_templates(source: Source, grammar: Grammar) -> Refusal | None:
     """`printf('%9999999d', 1)`: the width is in the template."""
-    for index, token in enumerate(source.tokens):
-        if token.kind == "string" and source.key(index - 1) == "(" and index > 1:
-            before = source.tokens[index - 2]
+    for index in source.at("("):
+        if grammar.template_functions and 0 < index < len(source.tokens) - 1:
+            before, token = source.tokens[index - 1], source.tokens[index + 1]
             is_template = before.kind in ("word", "name") and grammar.name(before) in grammar.template_functions
-            if is_template and _WIDE_IN_TEMPLATE.search(token.text):
+            if is_template and token.kind == "string" and _WIDE_IN_TEMPLATE.search(token.text):
                 return Refusal(Forbidden, f"{before.text}() is asked for a very wide field", "ask for a narrower field")
     return None
 

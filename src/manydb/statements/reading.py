@@ -127,9 +127,8 @@ def _unfenced(sql: str) -> str:
 def _single(text: str, tokens: list[Token]) -> tuple[str, list[Token]]:
     """The text and tokens without the closing `;`. Raises MultipleStatements if a statement follows it."""
     ends = [index for index, token in enumerate(tokens) if token.text == ";"]
-    last = max(
-        (index for index, token in enumerate(tokens) if token.kind != "comment" and token.text != ";"), default=-1
-    )
+    backwards = range(len(tokens) - 1, -1, -1)
+    last = next((index for index in backwards if tokens[index].kind != "comment" and tokens[index].text != ";"), -1)
     if ends and ends[0] < last and not _is_routine(tokens[: last + 1], ends[0]):
         raise MultipleStatements("the text holds more than one statement", suggestions=["send one statement a call"])
     end = next((index for index in ends if index > last), None)
@@ -207,9 +206,7 @@ def _after_with(source: Source, index: int) -> int:
 
 def _modifying_expressions(source: Source) -> Iterator[str]:
     """The verbs of data-modifying common table expressions: `AS (DELETE FROM …)`, also behind a WITH of their own."""
-    for index, key in enumerate(source.keys):
-        if key != "(" or source.key(index - 1) not in ("AS", "MATERIALIZED"):
-            continue
+    for index in [before + 1 for before in source.at("AS", "MATERIALIZED") if source.key(before + 1) == "("]:
         main = _main(source, index + 1)
         verb = source.key(main) if main is not None else ""
         if (
@@ -226,14 +223,11 @@ def _functions(source: Source, grammar: Grammar) -> tuple[str, ...]:
     `x.f` calls f where x is a value: `(x).f`, `$1.f`, and bare too, for a table's alias stands for its row, and that of
     a function in FROM for what the function returned.
     """
-    names: dict[str, None] = {}
-    for index, token in enumerate(source.tokens):
-        if token.kind not in ("word", "name"):
-            continue
-        called = source.key(index + 1) == "(" and source.key(index - 1) not in _BEFORE_DEFINITION
-        if called or (grammar.fields_call_functions and source.key(index - 1) == "."):
-            names[grammar.name(token)] = None
-    return tuple(names)
+    called = {index - 1 for index in source.at("(") if source.key(index - 2) not in _BEFORE_DEFINITION}
+    if grammar.fields_call_functions:
+        called.update(index + 1 for index in source.at("."))
+    tokens = (source.tokens[index] for index in sorted(called) if 0 <= index < len(source.tokens))
+    return tuple(dict.fromkeys(grammar.name(token) for token in tokens if token.kind in ("word", "name")))
 
 
 def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str, ...]) -> Refusal | None:
@@ -242,8 +236,8 @@ def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str
         return Refusal(error, f"{work.verb} {does}", suggestion)
     if work.kind == "other":
         # A word that begins no statement anywhere is a slip of the pen.
-        error = Forbidden if work.verb in grammar.kinds else SqlSyntax
-        return Refusal(error, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
+        unreadable = Forbidden if work.verb in grammar.kinds else SqlSyntax
+        return Refusal(unreadable, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
     refusals = (check(source) for check in grammar.checks)
     refusal = next((each for each in refusals if each), None)
     return refusal or refuse_functions(source, grammar, functions) or refuse_wide_templates(source, grammar)

@@ -21,9 +21,9 @@ def named(source: Source, grammar: Grammar) -> tuple[tuple[str | None, str], ...
     """(schema or None, name) for each table, without duplicates and without common table expressions."""
     expressions = set(_common_table_expressions(source, grammar))
     found: dict[tuple[str | None, str], None] = {}
-    for index, key in enumerate(source.keys):
-        if key in _BEFORE_TABLE and not source.is_member(index) and not _is_other_from(source, index):
-            for table in _list(source, index + 1, several=key == "FROM"):
+    for index in source.at(*_BEFORE_TABLE):
+        if not source.is_member(index) and not _is_other_from(source, index):
+            for table in _list(source, index + 1, several=source.keys[index] == "FROM"):
                 if table[0] is not None or table[1].lower() not in expressions:
                     found[table] = None
     return tuple(found)
@@ -31,8 +31,8 @@ def named(source: Source, grammar: Grammar) -> tuple[tuple[str | None, str], ...
 
 def _common_table_expressions(source: Source, grammar: Grammar) -> Iterator[str]:
     opening = {end: start for start, end in source.closing.items()}
-    for index, key in enumerate(source.keys):
-        if key == "AS" and source.key(index + 1) in ("(", "MATERIALIZED", "NOT"):
+    for index in source.at("AS"):
+        if source.key(index + 1) in ("(", "MATERIALIZED", "NOT"):
             before = index - 1
             if source.key(before) == ")":
                 before = opening[before] - 1

@@ -12,7 +12,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from manydb import errors
 from manydb.dialects import base, tls
-from manydb.dialects.mysql import catalog, execution, grammar
+from manydb.dialects.mysql import catalog, execution, grammar, powers
+from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.settings import Access
 
@@ -158,6 +159,9 @@ class MySQL(base.Dialect):
     async def server_version(self, connection: AsyncConnection) -> str:
         version = str((await connection.exec_driver_sql("SELECT version()")).scalar_one())
         return f"{'MariaDB' if 'MariaDB' in version else self.title} {version.split('-', maxsplit=1)[0]}"
+
+    async def powers(self, connection: AsyncConnection) -> Powers | None:
+        return await powers.powers(connection)
 
     def error(self, exc: BaseException) -> errors.ManydbError:
         cause = base.original(exc)

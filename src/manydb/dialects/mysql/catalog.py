@@ -6,6 +6,7 @@ UNION branch per table in place of a list of names.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -253,6 +254,7 @@ def _column(row: Row, *, exact_default: bool) -> Column:
     )
 
 
+@lru_cache(maxsize=1000)  # a schema has thousands of columns and a few dozen types
 def plain_type(type_text: str) -> str:
     """A type without the display width of integers, which says nothing about the values; `tinyint(1)` keeps it."""
     return _WIDTH.sub(r"\1", type_text)

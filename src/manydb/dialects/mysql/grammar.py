@@ -20,6 +20,11 @@ from manydb.lexer import Lexicon
 _QUERY_WORDS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "("})
 _EXPLAIN_WORDS = frozenset({"EXTENDED", "PARTITIONS", "ANALYZE"})
 
+_MAINTENANCE = frozenset({
+    "BACKUP", "BINLOG", "CACHE", "CHANGE", "CHECK", "CHECKSUM", "FLUSH", "INSTALL", "KILL", "OPTIMIZE", "PURGE",
+    "REPAIR", "SHUTDOWN", "SIGNAL", "STOP", "UNINSTALL",
+})  # fmt: skip
+
 # SHOW, less the words FULL, EXTENDED, GLOBAL, SESSION, LOCAL and STORAGE in front, by the word or words that follow.
 _SHOWN = frozenset({
     "TABLES", "DATABASES", "SCHEMAS", "COLUMNS", "FIELDS", "INDEX", "INDEXES", "KEYS", "WARNINGS", "ERRORS",
@@ -87,6 +92,9 @@ def _show(source: Source) -> Command | Refusal:
     while source.key(index) in _SHOW_MODIFIERS:
         index += 1
     first, second = source.key(index), source.key(index + 1)
+    if any(source.key(opening + 1) in _QUERY_WORDS for opening in source.at("(")):
+        # Nobody writes them, and servers have been seen to crash on one.
+        return Refusal(Forbidden, "SHOW takes no subquery here", "SELECT … FROM information_schema")
     if first in _SHOWN or f"{first} {second}" in _SHOWN:
         return Command("show")
     what = f"SHOW {first} {second}" if first in ("CREATE", "ENGINE", "BINLOG") else f"SHOW {first}"
@@ -106,7 +114,7 @@ def _hidden_code(source: Source) -> Refusal | None:
 
 
 def _symbols(source: Source) -> Refusal | None:
-    for key in source.keys:
+    for key in source.places:
         if key.startswith("$"):  # a name to most versions, a quote to the newest
             return Refusal(SqlSyntax, "a bare name begins with $", f"quote the name: `{key.lower()}`")
         if key in ("{", "}"):
@@ -119,19 +127,25 @@ def _symbols(source: Source) -> Refusal | None:
 
 
 def _words(source: Source) -> Refusal | None:
-    if source.key(0) == "SHOW":
-        return None
-    for index, key in enumerate(source.keys):
-        writes = key in _WRITING_WORDS or (key in _WRITING_UNLESS_CALLED and source.key(index + 1) != "(")
+    for index in source.at(*_WRITING_WORDS, *_WRITING_UNLESS_CALLED):
+        key = source.keys[index]
+        writes = key in _WRITING_WORDS or source.key(index + 1) != "("
         if writes and not source.is_member(index) and source.key(index - 1) != ":":
             return Refusal(ReadOnly, f"{key} is not part of a read", f"quote a column of that name: `{key.lower()}`")
-        if key == "LOCK" and source.key(index + 1) == "IN":
-            return Refusal(ReadOnly, "LOCK IN SHARE MODE locks rows", "leave the locking clause out")
-        if key in ("NEXT", "PREVIOUS") and source.key(index + 1) == "VALUE":
-            return Refusal(
-                ReadOnly, f"{key} VALUE FOR uses a sequence", "read the sequence as a table: SELECT * FROM it"
-            )
-        if key == "LAST_INSERT_ID" and source.key(index + 1) == "(" and source.key(index + 2) != ")":
+    if any(source.key(index + 1) == "IN" for index in source.at("LOCK")):
+        return Refusal(ReadOnly, "LOCK IN SHARE MODE locks rows", "leave the locking clause out")
+    for index in source.at("NEXT", "PREVIOUS"):
+        if source.key(index + 1) == "VALUE":
+            reason = f"{source.keys[index]} VALUE FOR uses a sequence"
+            return Refusal(ReadOnly, reason, "read the sequence as a table: SELECT * FROM it")
+    return None
+
+
+def _last_insert_id(source: Source) -> Refusal | None:
+    for index in source.at("("):
+        before = source.tokens[max(index - 1, 0)]
+        named = before.kind in ("word", "name") and unquote(before.text).lower() == "last_insert_id"
+        if named and source.key(index + 1) != ")":
             return Refusal(Forbidden, "LAST_INSERT_ID(x) changes the session", "LAST_INSERT_ID() without an argument")
     return None
 
@@ -161,8 +175,8 @@ GRAMMAR = Grammar(
     ),
     query_words=_QUERY_WORDS,
     commands={"EXPLAIN": _explain, "DESCRIBE": _explain, "DESC": _explain, "SHOW": _show, "ANALYZE": _analyze},
-    kinds={**KINDS, "LOAD": "write", "ANALYZE": "write"},
-    checks=(_hidden_code, _symbols, refuse_into, refuse_locks, _words, _system_schemas),
+    kinds={**KINDS, "LOAD": "write", "ANALYZE": "write", **dict.fromkeys(_MAINTENANCE, "other")},
+    checks=(_hidden_code, _symbols, refuse_into, refuse_locks, _words, _last_insert_id, _system_schemas),
     function_rules=_FUNCTION_RULES,
     expanding_functions=frozenset({"repeat", "lpad", "rpad", "space"}),
     parser="mysql",

@@ -14,7 +14,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from manydb import errors, values
 from manydb.dialects import base, tls
-from manydb.dialects.postgresql import catalog, execution, grammar
+from manydb.dialects.postgresql import catalog, execution, grammar, powers
+from manydb.dialects.powers import Powers
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.settings import Access
 
@@ -169,6 +170,9 @@ class PostgreSQL(base.Dialect):
             elif "SSL" in said or "certificate" in said or type(cause) is ConnectionError:  # as asyncpg says it
                 return errors.TlsFailed(f"no TLS with {place} as its sslmode demands")
         return super().connect_error(exc, url)
+
+    async def powers(self, connection: AsyncConnection) -> Powers | None:
+        return await powers.powers(connection)
 
     def error(self, exc: BaseException) -> errors.ManydbError:
         cause = base.original(exc)

@@ -7,6 +7,7 @@ them, which is why JSON travels as text here.
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import text
@@ -240,6 +241,7 @@ def _foreign_key(row: Sequence[Any]) -> ForeignKey:
     )
 
 
+@lru_cache(maxsize=1000)  # a schema has thousands of columns and a few dozen types
 def short_type(type_text: str) -> str:
     """The everyday spelling of a type: `character varying(40)` is `varchar(40)`."""
     for long, short in _SHORT_TYPES:

@@ -127,7 +127,7 @@ GRAMMAR = Grammar(
     ),
     query_words=_QUERY_WORDS,
     commands={"EXPLAIN": _explain, "SHOW": _show},
-    kinds={**KINDS, "LOAD": "session"},
+    kinds={**KINDS, "LOAD": "session", "VACUUM": "other", "ANALYZE": "other", "CHECKPOINT": "other"},
     checks=(_unicode_names, refuse_into, refuse_locks, _secrets),
     function_rules=_FUNCTION_RULES,
     harmless_functions=_HARMLESS,

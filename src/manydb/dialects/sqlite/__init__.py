@@ -2,9 +2,11 @@
 
 import sqlite3
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,8 +14,9 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from manydb import errors
 from manydb.dialects import base
+from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
-from manydb.dialects.sqlite import authorizer, catalog, execution, grammar
+from manydb.dialects.sqlite import authorizer, catalog, execution, grammar, powers
 from manydb.settings import Access
 
 _OPCODES = 10_000
@@ -48,6 +51,16 @@ _CODES: dict[int, type[errors.ManydbError]] = {
 }
 
 
+@dataclass(slots=True)
+class _Deadline:
+    """When the statements of a connection must have ended; asked by its progress handler, in its thread."""
+
+    moment: float
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self.moment
+
+
 class SQLite(base.Dialect):
     name = "sqlite"
     title = "SQLite"
@@ -61,6 +74,9 @@ class SQLite(base.Dialect):
         "dates are text: date('now', '-7 days'), strftime('%Y-%m', column); || joins strings; no ILIKE, "
         "LIKE ignores case"
     )
+
+    def __init__(self) -> None:
+        self._deadlines: WeakKeyDictionary[Any, _Deadline] = WeakKeyDictionary()  # by the driver's connection
 
     def normalise(self, url: URL) -> URL:
         """An absolute path, or ``:memory:``; a ``file:`` name is its path."""
@@ -117,18 +133,25 @@ class SQLite(base.Dialect):
 
     async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
         raw: Any = (await connection.get_raw_connection()).driver_connection
-        deadline = time.monotonic() + timeout
-        await raw.set_progress_handler(lambda: time.monotonic() > deadline, _OPCODES)
+        deadline = _Deadline(time.monotonic() + timeout)
+        self._deadlines[raw] = deadline
+        await raw.set_progress_handler(deadline.is_over, _OPCODES)
         await raw.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
         return await execution.fetch(connection, sql, args, limit)
 
     async def stop(self, raw: Any, side: Any) -> None:  # noqa: ARG002
+        # An interrupt alone misses the statement that still waits for the connection's thread.
+        if deadline := self._deadlines.get(raw):
+            deadline.moment = 0
         await raw.interrupt()
 
     async def server_version(self, connection: AsyncConnection) -> str:
         return f"{self.title} {(await connection.exec_driver_sql('SELECT sqlite_version()')).scalar_one()}"
+
+    async def powers(self, connection: AsyncConnection) -> Powers | None:
+        return await powers.powers(connection)
 
     def error(self, exc: BaseException) -> errors.ManydbError:
         cause = base.original(exc)

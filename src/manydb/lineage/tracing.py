@@ -1,0 +1,390 @@
+"""Where the masked columns of a query go: shown as they are, or used.
+
+A masked column that is only shown, `SELECT email`, through any number of sub-queries, common table expressions and
+views, is an Output whose values can be replaced once they are fetched. Anything else that is done with it would tell
+something about its values, and is refused. Names are resolved generously: what may be a masked column is one.
+
+Imports the parser library: import this module where it is needed, not before.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sqlglot import exp
+
+from manydb.dialects.grammar import Grammar
+from manydb.dialects.schema import Relation, TableName
+from manydb.errors import Forbidden, UnknownTable
+from manydb.lineage import scopes, trees
+from manydb.lineage.catalog import Catalog, Restrictions, Rules
+from manydb.lineage.names import fold
+from manydb.lineage.scopes import Output, Outputs, Scope, Source
+from manydb.lineage.trees import unproved
+
+_DEEPEST_VIEW = 20
+_SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
+_SYSTEM_PREFIXES = ("pg_", "sqlite_", "pragma_")
+_SHOWING = frozenset({"with_", "from_", "joins", "laterals", "expressions"})
+_TABLE_PARTS = frozenset({"this", "alias", "db", "catalog", "joins", "laterals", "only", "indexed", "ordinality"})
+
+
+@dataclass(frozen=True, slots=True)
+class Tracer:
+    """Follows the columns of queries in one catalog. *views* are the ones being looked through, outermost first."""
+
+    catalog: Catalog
+    restrictions: Restrictions
+    rules: Rules
+    grammar: Grammar
+    views: tuple[TableName, ...] = ()
+
+    def trace(self, sql: str) -> Outputs:
+        """The outputs of the query *sql*. Raises Forbidden, UnknownTable."""
+        tree = trees.parse(sql, self.grammar, self.restrictions.words)
+        try:
+            return self._query(tree, Scope({}))
+        except RecursionError as exc:
+            raise unproved("this statement is nested too deeply to be analysed") from exc
+
+    # -- queries -----------------------------------------------------------------------------------------------------
+
+    def _query(self, node: exp.Expr, outer: Scope) -> Outputs:
+        match node:
+            case exp.Select():
+                return self._select(node, outer)
+            case exp.SetOperation():
+                return self._set_operation(node, outer)
+            case exp.Subquery() if isinstance(node.this, exp.Query | exp.Values):
+                scope = self._with(node, outer)
+                outputs = self._query(node.this, scope)
+                self._use_rest(node, scope, outputs, leaving=frozenset({"this", "alias", "with_"}))
+                return outputs
+            case exp.Values():
+                self._use_all(node.expressions, outer)
+                self._use_rest(node, outer, (), leaving=frozenset({"expressions", "alias"}))
+                width = len(node.expressions[0].expressions) if node.expressions else 0
+                return (Output(None),) * width
+        raise unproved(f"{node.key.upper()} is not analysed here", "write it as a SELECT")
+
+    def _select(self, node: exp.Select, outer: Scope) -> Outputs:
+        scope = self._with(node, outer)
+        self._sources(node, scope)
+        outputs = tuple(output for each in node.expressions for output in self._projection(each, scope))
+        masked = next((output.mask for output in outputs if output.mask), "")
+        if masked and any(output.many for output in outputs):
+            raise scopes.used(masked, "beside a * of unknown width", "name the columns instead of *")
+        if masked and node.args.get("distinct"):
+            raise scopes.used(masked, "under DISTINCT")
+        scope.labels = scopes.labels(outputs)
+        self._use_rest(node, scope, outputs, leaving=_SHOWING)
+        return outputs
+
+    def _set_operation(self, node: exp.SetOperation, outer: Scope) -> Outputs:
+        scope = self._with(node, outer)
+        sides = self._query(node.this, scope), self._query(node.expression, scope)
+        for side in sides:
+            for output in side:
+                if output.mask:
+                    raise scopes.used(output.mask, f"in {node.key.upper()}")
+        self._use_rest(node, scope, sides[0], leaving=frozenset({"this", "expression", "with_"}))
+        return sides[0]
+
+    def _use_rest(self, node: exp.Expr, scope: Scope, outputs: Outputs, *, leaving: frozenset[str]) -> None:
+        """No clause of *node* but those in *leaving* may use a masked column, nor mean one by position."""
+        for name, clause in node.args.items():
+            if name not in leaving:
+                for part in scopes.nodes(clause):
+                    if name in ("order", "group"):
+                        scopes.refuse_positions(part, outputs)
+                    self._use(part, scope)
+
+    def _with(self, node: exp.Expr, outer: Scope) -> Scope:
+        """A scope for *node*, with its common table expressions."""
+        clause = node.args.get("with_")
+        if clause is None:
+            return Scope(outer.expressions, outer)
+        defined: dict[str, Outputs | None] = dict(outer.expressions)
+        names = [fold(each.alias) for each in clause.expressions]
+        for index, each in enumerate(clause.expressions):
+            known = defined | dict.fromkeys(names[index + 1 :])
+            body = each.this
+            if clause.args.get("recursive") and isinstance(body, exp.SetOperation):
+                first = self._query(body.this, Scope(known | {names[index]: None}, outer))
+                known[names[index]] = scopes.renamed(first, each.args.get("alias"))
+            elif clause.args.get("recursive"):
+                known[names[index]] = None
+            defined[names[index]] = scopes.renamed(self._query(body, Scope(known, outer)), each.args.get("alias"))
+        return Scope(defined, outer)
+
+    # -- what is shown -----------------------------------------------------------------------------------------------
+
+    def _projection(self, node: exp.Expr, scope: Scope) -> Iterator[Output]:
+        label = node.alias or None if isinstance(node, exp.Alias) else None
+        shown = node.this if isinstance(node, exp.Alias) else node
+        if isinstance(shown, exp.Star) or (isinstance(shown, exp.Column) and isinstance(shown.this, exp.Star)):
+            yield from self._star(shown, scope)
+        elif isinstance(shown, exp.Column):
+            found = self._resolve(shown, scope)
+            yield Output(label or shown.name, found.mask if found else "")
+        else:
+            self._use(shown, scope)
+            yield Output(label)
+
+    def _star(self, node: exp.Expr, scope: Scope) -> Iterator[Output]:
+        star = node if isinstance(node, exp.Star) else node.this
+        if any(star.args.values()):
+            raise unproved("this form of * is not analysed", "name the columns")
+        alias = fold(node.text("table"))
+        sources = [source for source in scope.sources if not alias or source.alias == alias]
+        if alias and not sources:
+            # The composite value of an outer query's row, or a name that nobody knows.
+            if scope.mask:
+                raise scopes.used(scope.mask, f"in {alias}.*", "name the columns")
+            yield Output(None, many=True)
+        for source in sources:
+            yield from source.columns if source.columns is not None else (Output(None, many=True),)
+
+    # -- what is used ------------------------------------------------------------------------------------------------
+
+    def _use_all(self, nodes: Iterable[exp.Expr], scope: Scope) -> None:
+        for node in nodes:
+            self._use(node, scope)
+
+    def _use(self, node: exp.Expr, scope: Scope) -> None:
+        """No masked column may occur in *node*, nor a query that shows one. Raises Forbidden."""
+        if isinstance(node, exp.Exists) and isinstance(node.this, exp.Query):
+            self._query(node.this, scope)  # whether there are rows, whatever is in them
+        elif isinstance(node, exp.Query | exp.Values):
+            self._use_query(node, scope)
+        elif isinstance(node, exp.Column):
+            self._use_column(node, scope)
+        elif isinstance(node, exp.Table):
+            raise unproved("a table stands where a value is expected")
+        else:
+            self._use_word(node, scope)
+            self._use_all(node.iter_expressions(), scope)
+
+    def _use_query(self, node: exp.Expr, scope: Scope) -> None:
+        for output in self._query(node, scope):
+            if output.mask:
+                raise scopes.used(output.mask, "in a sub-query whose result is used")
+
+    def _use_column(self, node: exp.Column, scope: Scope) -> None:
+        if isinstance(node.this, exp.Star):
+            self._use_star(node, scope)
+        elif (found := self._resolve(node, scope)) and found.mask:
+            raise scopes.used(found.mask, f"in {scopes.clause(node)}")
+
+    def _use_word(self, node: exp.Expr, scope: Scope) -> None:
+        if isinstance(node, exp.Star) and scope.mask and not isinstance(node.parent, exp.Count):
+            raise scopes.used(scope.mask, "in *", "name the columns")
+        if isinstance(node, exp.Identifier):
+            self._use_name(node, scope)
+
+    def _use_star(self, node: exp.Column, scope: Scope) -> None:
+        for level in scope.levels():
+            for source in level.sources:
+                if source.mask and source.alias == fold(node.table):
+                    raise scopes.used(source.mask, f"in {node.table}.*", "count(*) counts the rows")
+
+    def _use_name(self, node: exp.Identifier, scope: Scope) -> None:
+        """A name outside a column: of a window, a label, a composite's field. Not of what is masked."""
+        name = fold(str(node.this))
+        for level in scope.levels():
+            for source in level.sources:
+                for output in source.columns or ():
+                    if output.mask and output.name is not None and fold(output.name) == name:
+                        raise scopes.used(output.mask, f"in {scopes.clause(node)}")
+
+    def _resolve(self, node: exp.Column, scope: Scope) -> Output | None:
+        """The output that a column's name means; None for one that is surely not masked. Raises Forbidden if unsure."""
+        name, alias = fold(node.name), fold(node.table)
+        if not alias and (mask := scope.label_mask(name)):
+            return Output(node.name, mask)
+        is_open = False
+        for level in scope.levels():
+            sources = [source for source in level.sources if not alias or source.alias == alias]
+            named = [each for source in sources for each in source.columns or () if fold(each.name or "") == name]
+            if named:
+                return next((each for each in named if each.mask), named[0])
+            scopes.refuse_whole_row(level, name, alias, node)
+            if alias and sources:
+                self._require_unmasked(sources, node)
+                return None
+            is_open = is_open or any(source.columns is None for source in sources)
+        is_label = not alias and any(name in level.labels for level in scope.levels())
+        if scope.mask and not is_open and not is_label:
+            suggestion = f"name the table of {node.name}; text goes in single quotes"
+            raise unproved(f"it is not known what {node.sql()} means beside {scope.mask}", suggestion)
+        return None
+
+    def _require_unmasked(self, sources: Sequence[Source], node: exp.Column) -> None:
+        for source in sources:
+            if source.mask:
+                # alias.function is function(alias) in PostgreSQL, and names that no one lists may mean any column.
+                raise unproved(f"{node.sql()} is no column that is known beside {source.mask}")
+
+    # -- sources -----------------------------------------------------------------------------------------------------
+
+    def _sources(self, node: exp.Select, scope: Scope) -> None:
+        if (clause := node.args.get("from_")) is not None:
+            self._source(clause.this, scope)
+        for lateral in node.args.get("laterals") or ():
+            self._source(lateral, scope)
+        self._joins(node, scope)
+        has_merged_columns = any(
+            join.args.get("using") or join.args.get("method")
+            for join in node.find_all(exp.Join)
+            if join.parent_select is node
+        )
+        if has_merged_columns and any(isinstance(each, exp.Star) for each in node.expressions) and (mask := scope.mask):
+            raise scopes.used(mask, "in * over USING or NATURAL", "name the columns")
+
+    def _joins(self, node: exp.Expr, scope: Scope) -> None:
+        for join in node.args.get("joins") or ():
+            self._source(join.this, scope)
+            if join.args.get("method") and (mask := scope.mask):
+                raise scopes.used(mask, f"by {join.args['method']} JOIN", "write JOIN … ON with the columns to compare")
+            for name, clause in join.args.items():
+                if name != "this":
+                    for part in scopes.nodes(clause):
+                        self._use(part, scope)
+
+    def _source(self, node: exp.Expr, scope: Scope) -> None:
+        """Add what *node*, an item of FROM, brings to *scope*."""
+        match node:
+            case exp.Table() if isinstance(node.this, exp.Identifier):
+                columns = self._named(node, scope)
+                scope.sources.append(
+                    Source(fold(node.alias or node.name), scopes.renamed(columns, node.args.get("alias")))
+                )
+                self._parts(node, scope)
+            case exp.Subquery() if isinstance(node.this, exp.Table | exp.Subquery) and not scopes.is_query(node.this):
+                self._bracketed(node, scope)
+            case exp.Subquery() | exp.Values():
+                columns = self._query(node, scope)
+                scope.sources.append(
+                    Source(fold(node.alias), scopes.renamed(scopes.closed(columns), node.args.get("alias")))
+                )
+                self._joins(node, scope) if isinstance(node, exp.Subquery) else None
+            case exp.Lateral() if isinstance(node.this, exp.Subquery):
+                columns = self._query(node.this, scope)
+                scope.sources.append(
+                    Source(fold(node.alias), scopes.renamed(scopes.closed(columns), node.args.get("alias")))
+                )
+            case _:
+                self._function(node, scope)
+
+    def _parts(self, node: exp.Table, scope: Scope) -> None:
+        """What is attached to a table: joins inside brackets, and clauses that only sample or hint."""
+        if node.args.get("pivots"):
+            raise unproved("PIVOT is not analysed", "write it with CASE")
+        self._joins(node, scope)
+        for name, clause in node.args.items():
+            if name not in _TABLE_PARTS:
+                for part in scopes.nodes(clause):
+                    self._use(part, scope)
+
+    def _bracketed(self, node: exp.Subquery, scope: Scope) -> None:
+        """`(a JOIN b ON …)`: its tables are sources of the query around it, unless it has an alias of its own."""
+        before = len(scope.sources)
+        self._source(node.this, scope)
+        self._joins(node, scope)
+        if node.alias:
+            inner = scope.sources[before:]
+            if mask := next((source.mask for source in inner if source.mask), ""):
+                raise scopes.used(mask, "in a join with an alias", "leave the alias of the join out")
+            scope.sources[before:] = [Source(fold(node.alias), None)]
+
+    def _function(self, node: exp.Expr, scope: Scope) -> None:
+        """A function in FROM: it may return anything, of what it is given."""
+        called = node.this if isinstance(node, exp.Table | exp.Lateral) else node
+        name = fold(str(called.name)) if isinstance(called, exp.Anonymous) else ""
+        if name in self.restrictions.names:
+            raise unproved(f"{name} is called as a function", f"write FROM {name}")
+        for key, clause in node.args.items():
+            if key not in ("alias", "joins"):
+                for part in scopes.nodes(clause):
+                    self._use_rows_from(part, scope)
+        scope.sources.append(Source(fold(node.alias_or_name or name), None))
+        self._joins(node, scope)
+
+    def _use_rows_from(self, part: exp.Expr, scope: Scope) -> None:
+        if isinstance(part, exp.Table) and not isinstance(part.this, exp.Identifier):
+            self._use_all(part.iter_expressions(), scope)
+        else:
+            self._use(part, scope)
+
+    # -- tables and views --------------------------------------------------------------------------------------------
+
+    def _named(self, node: exp.Table, scope: Scope) -> Outputs | None:
+        """The columns of what a name in FROM means; None where anything may be in it."""
+        name, schema = node.name, node.db
+        if not schema and fold(name) in scope.expressions:
+            columns = scope.expressions[fold(name)]
+            if columns is None:
+                raise unproved(
+                    f"{name} is used before it is defined", f"define {name} first, with WITH RECURSIVE if needed"
+                )
+            return scopes.closed(columns)
+        found = self.catalog.find(schema, name, self.views[-1].schema if self.views else None)
+        if not found:
+            if fold(schema) in _SYSTEM_SCHEMAS or fold(name).startswith(_SYSTEM_PREFIXES):
+                return None
+            raise UnknownTable(f"no table or view {f'{schema}.' if schema else ''}{name} that this connection may read")
+        restricted = [relation for relation in found if self._is_restricted(relation.address)]
+        if len(found) > 1 and restricted:
+            raise unproved(f"{name} may mean several tables", f"write the schema: {found[0].schema}.{name}")
+        return self._columns((restricted or found)[0])
+
+    def _is_restricted(self, address: TableName) -> bool:
+        rules = self.restrictions
+        return address in rules.denied | rules.hidden | rules.indirect | rules.masks.keys()
+
+    def _columns(self, relation: Relation) -> Outputs:
+        address = relation.address
+        if address in self.restrictions.denied or (address in self.restrictions.hidden and not self._is_vouched()):
+            through = f", which {self.views[0].name} reads," if self.views else ""
+            raise Forbidden(
+                f"{address.name}{through} is not open to this connection",
+                suggestions=["list_tables shows what is"],
+            )
+        if address in self.restrictions.opaque:
+            raise unproved(
+                f"{address.name} holds some of it in another form", f"leave {address.name} out of the statement"
+            )
+        own = self.restrictions.masks.get(address, frozenset())
+        names = self.catalog.columns.get(address, ())
+        if own - set(map(fold, names)):
+            missing = min(own - set(map(fold, names)))
+            raise unproved(f"{address.name} has no column {missing} that could be masked", "have the mask corrected")
+        if address in self.restrictions.indirect:
+            return self._view(relation, names, own)
+        return tuple(Output(name, _mask(address, name) if fold(name) in own else "") for name in names)
+
+    def _is_vouched(self) -> bool:
+        return bool(self.views) and self.rules.vouches(*self.views[0])
+
+    def _view(self, relation: Relation, names: Sequence[str], own: frozenset[str]) -> Outputs:
+        address = relation.address
+        if address in self.views or len(self.views) >= _DEEPEST_VIEW:
+            raise unproved(f"the views behind {address.name} are too many to follow")
+        inside = replace(self, views=(*self.views, address))
+        try:
+            outputs = inside.trace(self.catalog.definitions[address])
+        except UnknownTable as exc:
+            raise unproved(f"the view {address.name} reads a table that is not known") from exc
+        except Forbidden as exc:
+            if self.views:
+                raise
+            raise Forbidden(f"the view {address.name}: {exc.message}", suggestions=exc.suggestions) from exc
+        if len(outputs) != len(names) or any(output.many for output in outputs):
+            raise unproved(f"the columns of {address.name} are not as they were", "try again")
+        return tuple(
+            Output(name, output.mask or (_mask(address, name) if fold(name) in own else ""))
+            for name, output in zip(names, outputs, strict=True)
+        )
+
+
+def _mask(address: TableName, column: str) -> str:
+    return f"{address.name}.{column}"

@@ -1,0 +1,86 @@
+"""What is known of each connection: whether it answers, which server it is, what its login could do."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from manydb.connections import Registration
+from manydb.dialects.powers import Powers
+from manydb.engines import Health
+from manydb.errors import ManydbError
+
+_WAIT_SECONDS = 1.0
+"""How long a list waits for databases not heard of yet; the slower ones are told as unknown."""
+_AGAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Of one connection; None is what nobody has asked yet."""
+
+    health: Health | None = None
+    version: str | None = None
+    powers: Powers | None = None
+
+
+Read = Callable[[Registration, Callable[[AsyncConnection], Awaitable[Standing]]], Awaitable[Standing]]
+
+
+@dataclass
+class Standings:
+    """Standings by connection's name. *read* does work on a connection, and tells `heard` how it went."""
+
+    read: Read
+    clock: Callable[[], float] = time.monotonic
+    _known: dict[str, Standing] = field(default_factory=dict)
+    _probes: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def heard(self, registration: Registration, error: ManydbError | None = None) -> None:
+        """Remember that the database answered, or what kept it from answering."""
+        known = self._known.get(registration.name, Standing())
+        self._known[registration.name] = replace(known, health=Health(self.clock(), error))
+
+    async def check(self, registration: Registration) -> Standing:
+        """Ask the database now. Raises Unreachable, AuthFailed or TlsFailed."""
+
+        async def ask(on: AsyncConnection) -> Standing:
+            dialect = registration.dialect
+            return Standing(None, await dialect.server_version(on), await dialect.powers(on))
+
+        told = await self.read(registration, ask)
+        standing = replace(told, health=Health(self.clock()))
+        self._known[registration.name] = standing
+        return standing
+
+    async def of(self, registrations: Iterable[Registration]) -> list[tuple[Registration, Standing]]:
+        """What is known of each; those not heard of yet, or unreachable when last tried, are asked, for a second at most."""
+        each = list(registrations)
+        probes = [self._probe(registration) for registration in each if self._is_uncertain(registration)]
+        if probes:
+            await asyncio.wait(probes, timeout=_WAIT_SECONDS)
+        return [(registration, self._known.get(registration.name, Standing())) for registration in each]
+
+    async def aclose(self) -> None:
+        for probe in self._probes.values():
+            probe.cancel()
+        await asyncio.gather(*self._probes.values(), return_exceptions=True)
+
+    def _is_uncertain(self, registration: Registration) -> bool:
+        known = self._known.get(registration.name, Standing())
+        if known.health is None or (known.health.error is None and known.version is None):
+            return True
+        return known.health.error is not None and self.clock() - known.health.checked_at > _AGAIN_SECONDS
+
+    def _probe(self, registration: Registration) -> asyncio.Task[None]:
+        async def probe() -> None:
+            with suppress(ManydbError):  # what went wrong is remembered as the connection's health
+                await self.check(registration)
+
+        running = self._probes.get(registration.name)
+        if running is None or running.done():
+            running = self._probes[registration.name] = asyncio.create_task(probe())
+        return running
