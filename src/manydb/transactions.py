@@ -70,7 +70,7 @@ class _Call:
                 raise dialect.error(exc) from exc
 
     async def stop(self, task: asyncio.Task[Any]) -> None:
-        """End *task*, which runs this, and its statement in the database; in bounded time, whatever the network does."""
+        """End *task*, which runs this, and its statement in the database; in bounded time, whatever the network is."""
         self.is_stopped = True
         with anyio.CancelScope(shield=True):
             if self.raw is not None and not task.done():
