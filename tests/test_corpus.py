@@ -114,6 +114,7 @@ async def _session_unchanged(bench: Bench, login: str, sql: str, proof: dict[str
 
 
 async def _file_absent(bench: Bench, login: str, sql: str, proof: dict[str, Any]) -> None:
+    Path(proof["path"]).unlink(missing_ok=True)  # noqa: ASYNC240 - one look at a local file
     refused, reply = await bench.ask(login, sql)
     assert refused, reply
     assert not Path(proof["path"]).exists()  # noqa: ASYNC240 - one look at a local file

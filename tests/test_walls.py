@@ -154,6 +154,29 @@ def test_what_the_fuzzing_found_is_refused_by_the_text(grammar: Grammar, sql: st
         statements.require_read(statements.parse(sql, grammar))
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT x.touch FROM concat('a') AS x",
+        "SELECT x.touch FROM concat('a') WITH ORDINALITY AS x",
+        'SELECT "concat".touch FROM concat($$a$$)',
+        "SELECT x.touch FROM ROWS FROM (concat('a')) x",
+        "SELECT (x.a).b.touch, (t).touch FROM t",
+    ],
+)
+def test_a_field_of_a_value_may_be_a_function(sql: str) -> None:
+    statement = statements.parse(sql, POSTGRESQL)
+    with pytest.raises(Forbidden, match="touch"):
+        statements.check_functions(statement, frozenset({"touch"}))
+
+
+def test_a_column_may_be_called_like_a_function_of_the_users_own() -> None:
+    sql = "SELECT o.total, q.total FROM orders o, (SELECT 1 AS total) q WHERE o.id IN (1, 2) AND shop.orders.total > 1"
+    statement = statements.parse(sql, POSTGRESQL)
+    statements.require_read(statement)
+    statements.check_functions(statement, frozenset({"total", "orders"}))
+
+
 @pytest.mark.parametrize("sql", ["SELECT (1]) AS (2)", "WITH [a) AS (SELECT 1) SELECT 1", "SELECT {1)"])
 def test_brackets_that_do_not_match_are_a_syntax_error(sql: str) -> None:
     with pytest.raises(SqlSyntax, match="has no"):

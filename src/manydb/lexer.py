@@ -141,8 +141,8 @@ def tokenize(sql: str, lexicon: Lexicon) -> list[Token]:
     """The tokens of *sql*, comments included, in order.
 
     Raises SqlSyntax for text that no database reads the same way twice (NUL, lone surrogates, control characters and
-    non-ASCII blanks outside quotes, open quotes, brackets that do not match) and TooLarge past 100,000 characters or 200
-    open brackets.
+    non-ASCII blanks outside quotes, open quotes, brackets that do not match) and TooLarge past 100,000 characters or
+    200 open brackets.
     """
     _check_text(sql)
     tokens: list[Token] = []
@@ -157,12 +157,12 @@ def tokenize(sql: str, lexicon: Lexicon) -> list[Token]:
 
 def _scan(sql: str, position: int, pattern: re.Pattern[str], tokens: list[Token]) -> int:
     """Append tokens from *position* on; return early after one whose end is found by other means than the pattern."""
-    append, new = tokens.append, tuple.__new__  # Token(…) takes twice as long, and texts may have 50,000 of them
+    append, make = tokens.append, Token._make
     for match in pattern.finditer(sql, position):
         group = match.lastgroup or ""
         kind = _WHOLE.get(group)
         if kind is not None:
-            append(new(Token, (kind, match.group(), *match.span())))
+            append(make((kind, match.group(), match.start(), match.end())))
         elif group in ("dollar", "nested"):
             end = _closing(sql, group, match)
             append(Token("string" if group == "dollar" else "comment", sql[match.start() : end], match.start(), end))

@@ -121,11 +121,11 @@ def suggest(overview: Overview, name: str, quote: Quote, schema: str | None = No
     near = [wanted] if wanted in by_name else []
     near += difflib.get_close_matches(wanted, by_name, n=most, cutoff=0.6)
     near += [known for known in by_name if wanted in known or (len(known) > 3 and known in wanted)][:most]
-    relations = [
-        relation
-        for known in dict.fromkeys(near)
-        for relation in sorted(by_name[known], key=lambda relation: (relation.schema != schema, not relation.visible))
-    ]
+    relations = [relation for known in dict.fromkeys(near) for relation in by_name[known]]
+    # Stable, so that among those of one place the nearest name comes first; another case of the same name is nearest.
+    relations.sort(
+        key=lambda relation: (relation.name.casefold() != wanted, relation.schema != schema, not relation.visible)
+    )
     return [spelled(overview, relation.address, quote) for relation in relations[:most]]
 
 

@@ -57,7 +57,7 @@ class Standings:
         return standing
 
     async def of(self, registrations: Iterable[Registration]) -> list[tuple[Registration, Standing]]:
-        """What is known of each; those not heard of yet, or unreachable when last tried, are asked, for a second at most."""
+        """What is known of each; who is not heard of yet, or was unreachable, is asked, for a second at most."""
         each = list(registrations)
         probes = [self._probe(registration) for registration in each if self._is_uncertain(registration)]
         if probes:

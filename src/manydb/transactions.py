@@ -62,12 +62,14 @@ class _Call:
                 return await work(connection)
             except ManydbError:
                 raise
-            except asyncio.CancelledError:
-                # Nobody knows in which state a driver leaves a connection whose call was cut off.
-                await connection.invalidate()
-                raise
             except Exception as exc:  # the other of the two places where driver errors become ours
                 raise dialect.error(exc) from exc
+            finally:
+                # What is about to be stopped may be stopped a moment later, so nobody else gets this connection; nor
+                # does anybody know in which state a driver leaves one whose call was cut off.
+                self.raw = None
+                if self.is_stopped:
+                    await connection.invalidate()
 
     async def stop(self, task: asyncio.Task[Any]) -> None:
         """End *task*, which runs this, and its statement in the database; in bounded time, whatever the network is."""

@@ -47,6 +47,7 @@ class Scope:
     outer: "Scope | None" = None
     sources: list[Source] = field(default_factory=list)
     labels: Mapping[str, str] = field(default_factory=dict)  # folded label → mask
+    conditions: list[exp.Expr] = field(default_factory=list)  # of joins: read last, for they may use labels
 
     def levels(self) -> Iterator["Scope"]:
         level: Scope | None = self
@@ -135,7 +136,8 @@ def refuse_positions(clause: exp.Expr, outputs: Outputs) -> None:
 
 _CLAUSES = (
     (exp.Where, "WHERE"), (exp.Having, "HAVING"), (exp.Group, "GROUP BY"), (exp.Window, "a window"),
-    (exp.Order, "ORDER BY"), (exp.Join, "JOIN"), (exp.Distinct, "DISTINCT"), (exp.Limit, "LIMIT"), (exp.Offset, "OFFSET"),
+    (exp.Order, "ORDER BY"), (exp.Join, "JOIN"), (exp.Distinct, "DISTINCT"), (exp.Limit, "LIMIT"),
+    (exp.Offset, "OFFSET"),
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from manydb.dialects.schema import Relation, TableName
 from manydb.errors import Forbidden, UnknownTable
 from manydb.lineage import scopes, trees
 from manydb.lineage.catalog import Catalog, Restrictions, Rules
-from manydb.lineage.names import fold
+from manydb.lineage.names import fold, mentioned
 from manydb.lineage.scopes import Output, Outputs, Scope, Source
 from manydb.lineage.trees import unproved
 
@@ -57,7 +57,7 @@ class Tracer:
             case exp.Subquery() if isinstance(node.this, exp.Query | exp.Values):
                 scope = self._with(node, outer)
                 outputs = self._query(node.this, scope)
-                self._use_rest(node, scope, outputs, leaving=frozenset({"this", "alias", "with_"}))
+                self._use_tail(node, scope, outputs, leaving=frozenset({"this", "alias", "with_", "joins"}))
                 return outputs
             case exp.Values():
                 self._use_all(node.expressions, outer)
@@ -69,15 +69,21 @@ class Tracer:
     def _select(self, node: exp.Select, outer: Scope) -> Outputs:
         scope = self._with(node, outer)
         self._sources(node, scope)
+        # Labels first: databases let sub-queries, conditions and joins use the labels of what is shown beside them.
         outputs = tuple(output for each in node.expressions for output in self._projection(each, scope))
+        scope.labels = scopes.labels(outputs)
+        self._refuse_unsure(node, outputs)
+        self._use_all([shown for each in node.expressions if not _is_bare(shown := _shown(each))], scope)
+        self._use_all(scope.conditions, scope)
+        self._use_rest(node, scope, outputs, leaving=_SHOWING)
+        return outputs
+
+    def _refuse_unsure(self, node: exp.Select, outputs: Outputs) -> None:
         masked = next((output.mask for output in outputs if output.mask), "")
         if masked and any(output.many for output in outputs):
             raise scopes.used(masked, "beside a * of unknown width", "name the columns instead of *")
         if masked and node.args.get("distinct"):
             raise scopes.used(masked, "under DISTINCT")
-        scope.labels = scopes.labels(outputs)
-        self._use_rest(node, scope, outputs, leaving=_SHOWING)
-        return outputs
 
     def _set_operation(self, node: exp.SetOperation, outer: Scope) -> Outputs:
         scope = self._with(node, outer)
@@ -86,7 +92,7 @@ class Tracer:
             for output in side:
                 if output.mask:
                     raise scopes.used(output.mask, f"in {node.key.upper()}")
-        self._use_rest(node, scope, sides[0], leaving=frozenset({"this", "expression", "with_"}))
+        self._use_tail(node, scope, sides[0], leaving=frozenset({"this", "expression", "with_"}))
         return sides[0]
 
     def _use_rest(self, node: exp.Expr, scope: Scope, outputs: Outputs, *, leaving: frozenset[str]) -> None:
@@ -97,6 +103,17 @@ class Tracer:
                     if name in ("order", "group"):
                         scopes.refuse_positions(part, outputs)
                     self._use(part, scope)
+
+    def _use_tail(self, node: exp.Expr, scope: Scope, outputs: Outputs, *, leaving: frozenset[str]) -> None:
+        """`_use_rest` for the clauses behind a bracket or a UNION: they may name what is shown, and nothing else.
+
+        A database may look such names up inside the bracket, where we cannot tell what they mean.
+        """
+        scope.labels = scopes.labels(outputs)
+        for column in (each for part in scopes.nodes(node.args.get("order")) for each in part.find_all(exp.Column)):
+            if column.table or fold(column.name) not in scope.labels:
+                raise unproved(f"{column.sql()} sorts a query in brackets", "sort inside the brackets")
+        self._use_rest(node, scope, outputs, leaving=leaving)
 
     def _with(self, node: exp.Expr, outer: Scope) -> Scope:
         """A scope for *node*, with its common table expressions."""
@@ -119,16 +136,16 @@ class Tracer:
     # -- what is shown -----------------------------------------------------------------------------------------------
 
     def _projection(self, node: exp.Expr, scope: Scope) -> Iterator[Output]:
+        """What *node* shows; the columns that it uses are another matter."""
         label = node.alias or None if isinstance(node, exp.Alias) else None
-        shown = node.this if isinstance(node, exp.Alias) else node
-        if isinstance(shown, exp.Star) or (isinstance(shown, exp.Column) and isinstance(shown.this, exp.Star)):
-            yield from self._star(shown, scope)
-        elif isinstance(shown, exp.Column):
+        shown = _shown(node)
+        if not _is_bare(shown):
+            yield Output(label)
+        elif isinstance(shown, exp.Column) and not isinstance(shown.this, exp.Star):
             found = self._resolve(shown, scope)
             yield Output(label or shown.name, found.mask if found else "")
         else:
-            self._use(shown, scope)
-            yield Output(label)
+            yield from self._star(shown, scope)
 
     def _star(self, node: exp.Expr, scope: Scope) -> Iterator[Output]:
         star = node if isinstance(node, exp.Star) else node.this
@@ -247,8 +264,7 @@ class Tracer:
                 raise scopes.used(mask, f"by {join.args['method']} JOIN", "write JOIN … ON with the columns to compare")
             for name, clause in join.args.items():
                 if name != "this":
-                    for part in scopes.nodes(clause):
-                        self._use(part, scope)
+                    scope.conditions += scopes.nodes(clause)
 
     def _source(self, node: exp.Expr, scope: Scope) -> None:
         """Add what *node*, an item of FROM, brings to *scope*."""
@@ -369,9 +385,12 @@ class Tracer:
         address = relation.address
         if address in self.views or len(self.views) >= _DEEPEST_VIEW:
             raise unproved(f"the views behind {address.name} are too many to follow")
+        definition = self.catalog.definitions[address]
+        if any(mentioned(definition, self.restrictions.routines)):
+            raise unproved(f"the view {address.name} calls a function that may read it")
         inside = replace(self, views=(*self.views, address))
         try:
-            outputs = inside.trace(self.catalog.definitions[address])
+            outputs = inside.trace(definition)
         except UnknownTable as exc:
             raise unproved(f"the view {address.name} reads a table that is not known") from exc
         except Forbidden as exc:
@@ -388,3 +407,14 @@ class Tracer:
 
 def _mask(address: TableName, column: str) -> str:
     return f"{address.name}.{column}"
+
+
+def _shown(node: exp.Expr) -> exp.Expr:
+    """An item of the SELECT list without its label."""
+    shown: exp.Expr = node.this if isinstance(node, exp.Alias) else node
+    return shown
+
+
+def _is_bare(node: exp.Expr) -> bool:
+    """A column or a star, with nothing done to it."""
+    return isinstance(node, exp.Column | exp.Star)

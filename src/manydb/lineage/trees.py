@@ -1,8 +1,7 @@
 """SQL text → a syntax tree that two lexers agree on, or a refusal.
 
-The parser library reads some texts otherwise than the databases do: it takes a comment for code, or code for a comment.
-So its tokens are laid over those of the exact lexer, and every occurrence of a restricted name has to be found in its
-tree. What it cannot parse is not proved to be harmless.
+No general parser reads every text as the databases do. So its tokens are laid over those of the exact lexer, and every
+occurrence of a restricted name has to be found in its tree. What it cannot parse is not proved to be harmless.
 """
 
 from collections import Counter

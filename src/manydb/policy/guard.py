@@ -59,8 +59,8 @@ class BlockedReads:
 # Relations that quote values of any table, or hold raw pages of it: of all databases, since their names are their own.
 _TELLTALE_RELATIONS = re.compile(
     r"pg_stats(_ext(_exprs)?)? | pg_statistic(_ext_data)? | pg_stat_(activity|statements(_info)?)"
-    r"| pg_prepared_statements"
-    r"| column_stat(istic)?s | innodb_ft_\w+ | events_statements_\w+ | sqlite_stat[34] | sqlite_dbpage | sqlite_stmt",
+    r"| pg_prepared_statements | column_stat(istic)?s | innodb_ft_\w+ | innodb_locks | optimizer_trace"
+    r"| events_statements_\w+ | sqlite_stat[34] | sqlite_dbpage | sqlite_stmt",
     re.VERBOSE,
 )
 _TELLTALE_FUNCTIONS = re.compile(

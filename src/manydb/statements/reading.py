@@ -1,7 +1,7 @@
 """One statement's text → Statement; the rules of a read applied to it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -23,6 +23,7 @@ _MODIFYING = {
     "MERGE": "INTO",
     "UPDATE": "SET",
 }  # verb → a word it cannot do without
+_SUBQUERY_WORDS = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
 _BEFORE_DEFINITION = frozenset({"AS", "WITH", "RECURSIVE", "TABLESAMPLE"})  # name(…) after these is no call
 _ROUTINES = frozenset({"TRIGGER", "PROCEDURE", "FUNCTION", "EVENT", "PACKAGE"})
 
@@ -218,16 +219,39 @@ def _modifying_expressions(source: Source) -> Iterator[str]:
 
 
 def _functions(source: Source, grammar: Grammar) -> tuple[str, ...]:
-    """The names that stand before a `(`, and the parts of dotted names that may be calls.
-
-    `x.f` calls f where x is a value: `(x).f`, `$1.f`, and bare too, for a table's alias stands for its row, and that of
-    a function in FROM for what the function returned.
-    """
+    """The names that stand before a `(`, and the fields of values, which may be functions of them."""
     called = {index - 1 for index in source.at("(") if source.key(index - 2) not in _BEFORE_DEFINITION}
     if grammar.fields_call_functions:
-        called.update(index + 1 for index in source.at("."))
-    tokens = (source.tokens[index] for index in sorted(called) if 0 <= index < len(source.tokens))
+        called |= _fields_of_values(source, grammar)
+    return _names(source, grammar, called)
+
+
+def _names(source: Source, grammar: Grammar, places: Iterable[int]) -> tuple[str, ...]:
+    tokens = (source.tokens[index] for index in sorted(places) if 0 <= index < len(source.tokens))
     return tuple(dict.fromkeys(grammar.name(token) for token in tokens if token.kind in ("word", "name")))
+
+
+def _fields_of_values(source: Source, grammar: Grammar) -> set[int]:
+    """Where f stands in `(x).f`, `a[1].f`, `$1.f`, and in `x.f` with x for what a function in FROM returned."""
+    found: set[int] = set()
+    values = _function_aliases(source, grammar)
+    for dot in source.at("."):
+        owner = source.tokens[max(dot - 1, 0)]
+        is_value = owner.kind == "parameter" or source.key(dot - 1) in (")", "]") or dot - 1 in found
+        if is_value or (owner.kind in ("word", "name") and grammar.name(owner) in values):
+            found.add(dot + 1)
+    return found
+
+
+def _function_aliases(source: Source, grammar: Grammar) -> set[str]:
+    """Names that may stand for what a function in FROM returned: its own, and what follows its brackets."""
+    places: set[int] = set()
+    for opening in source.at("("):
+        after = source.closing[opening] + 1
+        if source.key(opening + 1) not in _SUBQUERY_WORDS:
+            after += 2 * (source.key(after) == "WITH" and source.key(after + 1) == "ORDINALITY")
+            places |= {opening - 1, after + (source.key(after) == "AS")}
+    return set(_names(source, grammar, places))
 
 
 def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str, ...]) -> Refusal | None:
@@ -240,4 +264,7 @@ def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str
         return Refusal(unreadable, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
     refusals = (check(source) for check in grammar.checks)
     refusal = next((each for each in refusals if each), None)
+    if grammar.fields_call_functions:
+        # Of a table's row, too: these names are few, and no column is called like one.
+        functions += _names(source, grammar, (dot + 1 for dot in source.at(".")))
     return refusal or refuse_functions(source, grammar, functions) or refuse_wide_templates(source, grammar)

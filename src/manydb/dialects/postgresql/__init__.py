@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from manydb import errors, values
@@ -153,6 +153,16 @@ class PostgreSQL(base.Dialect):
         if _is_asyncpg(raw):
             return await execution.fetch(connection, sql, args, limit)
         return await (_stream if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
+
+    async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
+        """Cancel by a connection of its own: what the drivers send when a task is cancelled may not go out in time."""
+        backend = raw.info.backend_pid if _is_psycopg(raw) else raw.get_server_pid()
+        engine = side()
+        try:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(f"SELECT pg_cancel_backend({int(backend)})")
+        finally:
+            await engine.dispose()
 
     async def server_version(self, connection: AsyncConnection) -> str:
         version = (await connection.exec_driver_sql("SHOW server_version")).scalar_one()

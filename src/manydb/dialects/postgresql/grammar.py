@@ -46,7 +46,8 @@ _FUNCTION_RULES = (
     functions(
         r"pg_(terminate|cancel)_backend | pg_log_(backend_memory_contexts|query_plan|standby_snapshot) | pg_reload_conf"
         r"| pg_promote | pg_switch_(wal|xlog) | pg_create_.* | pg_drop_.* | pg_copy_.* | pg_export_snapshot | pg_notify"
-        r"| pg_(wal|xlog)_replay_(pause|resume) | pg_(start_|stop_)?backup(_start|_stop)? | pg_replication_(origin_(?!status).+ | slot_.*)"
+        r"| pg_(wal|xlog)_replay_(pause|resume) | pg_(start_|stop_)?backup(_start|_stop)?"
+        r"| pg_replication_(origin_(?!status).+ | slot_.*)"
         r"| pg_logical_.* | pg_import_system_collations | pg_sync_replication_slots | pg_stop_making_pinned_objects"
         r"| pg_extension_config_dump | binary_upgrade_.* | pg_prewarm | autoprewarm_.* | pg_truncate_visibility_map"
         r"| heap_force_.* | pg_(set|clear|restore)_(relation|attribute)_stats | pg_reset_.* | bt_index_.*"
