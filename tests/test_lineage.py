@@ -268,7 +268,7 @@ HONEST = [
         "SELECT id FROM orders -- not from salaries\n",
         "SELECT /* customers.email */ id FROM orders",
         "WITH salaries AS (SELECT id FROM orders) SELECT * FROM salaries",
-        "WITH customers AS (SELECT 1 AS email) SELECT lower(email) FROM customers",
+        "WITH customers AS (SELECT 'A' AS email) SELECT lower(email) FROM customers",
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT i FROM n",
         "SELECT id FROM names ORDER BY name",
         "SELECT lower(name) FROM names",

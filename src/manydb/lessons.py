@@ -86,14 +86,14 @@ def _is_quoted_text(message: str, statement: Statement) -> bool:
 
 
 def _names_to_quote(message: str, snapshot: Snapshot, dialect: Dialect) -> list[str]:
-    """A table or column called like a keyword, where the database stumbled over it; those on the search path first."""
+    """Names like a keyword, where the database stumbled over one; from elsewhere only if there is none right here."""
     words = {
         word.casefold() for match in _QUOTED.finditer(message) for word in re.findall(r"\w+", match[1] or match[2])
     }
     relations = [each for word in words for each in snapshot.overview.by_folded_name.get(word, [])]
     spelled = [
         reflection.spelled(snapshot.overview, each.address, dialect.quote)
-        for each in sorted(relations, key=lambda each: not each.visible)
+        for each in [each for each in relations if each.visible] or relations
         if dialect.quote(each.name) != each.name
     ]
     columns = dict.fromkeys(column.name for column in snapshot.columns if column.name.casefold() in words)

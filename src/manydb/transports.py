@@ -272,6 +272,13 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     return listening
 
 
+def _is_cut_off(exc: BaseException | None) -> bool:
+    """Whether a cancellation is what *exc* comes from: others may have been raised on its way out."""
+    if isinstance(exc, BaseExceptionGroup):
+        return any(_is_cut_off(each) for each in exc.exceptions)
+    return exc is not None and (isinstance(exc, asyncio.CancelledError) or _is_cut_off(exc.__context__))
+
+
 class _HTTPServer(uvicorn.Server):
     """Uvicorn raises the signal again once it has served: that would skip all that follows, and exit with an error."""
 
@@ -300,7 +307,7 @@ class _HTTPServer(uvicorn.Server):
         """Whether uvicorn reports more than the streams and calls that every end cuts off."""
         if not self.should_exit:
             return True
-        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+        if record.exc_info and _is_cut_off(record.exc_info[1]):
             return False
         return not str(record.msg).startswith(("ASGI callable returned without", "Cancel %s running task"))
 
