@@ -57,7 +57,7 @@ def test_an_access_permits_what_lower_ones_do_and_its_own(sql: str, needed: str)
     levels: list[Access] = ["read_only", "read_write", "admin"]
     statement = statements.parse(sql, GRAMMARS["postgresql"])
     permitted = [level for level in levels if Policy.of(level).permits(statement)]
-    assert permitted == (levels[levels.index(needed) :] if needed in levels else [])  # type: ignore[arg-type]
+    assert permitted == (levels[levels.index(needed) :] if needed in levels else [])
 
 
 def test_a_refused_write_names_the_access_it_needs() -> None:
@@ -137,7 +137,7 @@ def test_an_allow_pattern_takes_case_as_the_database_does() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", ".", "a.", ".a", "a..b", "a.b.c", '"a', 'a"b"', '"a"b', "a .b", '""'])
 def test_a_malformed_table_pattern_is_a_bad_parameter(text: str) -> None:
-    with pytest.raises(BadParameter, match="deny: .* is not a pattern"):
+    with pytest.raises(BadParameter, match=r"deny: .* is not a pattern"):
         Policy.of(deny=[text])
 
 
@@ -317,7 +317,8 @@ SECRETS = (
 PARENTS = {
     "postgresql": """SELECT cn.nspname, c.relname, pn.nspname, p.relname FROM pg_inherits i
     JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace
-    JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE c.relkind IN ('r', 'p', 'f')"""
+    JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'f')"""
 }
 ROUTINES = {
     "postgresql": """SELECT p.proname, coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), ''),
@@ -344,7 +345,8 @@ def script(backend: str, world: int) -> str:
         f"CREATE TABLE salaries (id int PRIMARY KEY, person {text}, amount int)",
         f"CREATE TABLE secret_plans (id int PRIMARY KEY, plan {text})",
         f"INSERT INTO customers VALUES {customers}",
-        "INSERT INTO orders VALUES (1, 1, 5, 'gift'), (2, 1, 50, 'zz-ada@hidden.example'), (3, 2, 20, 'm'), (4, 9, 7, 'x')",
+        "INSERT INTO orders VALUES (1, 1, 5, 'gift'), (2, 1, 50, 'zz-ada@hidden.example')",
+        "INSERT INTO orders VALUES (3, 2, 20, 'm'), (4, 9, 7, 'x')",
         f"INSERT INTO salaries VALUES {salaries}",
         f"INSERT INTO secret_plans VALUES (1, 'zz-plan-{world}')",
         *(f"CREATE VIEW {name} AS {definition}" for name, (_, definition) in VIEWS.items()),
@@ -470,41 +472,94 @@ async def test_an_honest_statement_returns_the_same_whatever_is_hidden(worlds: O
 
 # -- random statements -------------------------------------------------------------------------------------------------
 
-# In each pair, what is mostly honest comes first: most random statements are nonsense, and enough must be let through.
+# In each pair, what is mostly honest comes first, so that enough is let through.
 # A LIMIT stands behind an order without ties, for a database may break those as it likes.
 EXPRESSIONS = (
-    ["a.id", "a.name", "a.*", "*", "name", "a.id AS email", "count(*)", "max(a.name)", "a.email", "a.email AS e", "1 AS email"],
     [
-        "email", "country", "lower(a.email)", "email AS name", "max(email)", "a", "a.email || ''", "(SELECT a.email)", "(SELECT e)",
-        "(SELECT max(q.email) FROM customers q)", "(SELECT count(*) FROM orders q WHERE q.note = a.email)", "row_number() OVER (ORDER BY email, a.id)",
+        "a.id",
+        "a.name",
+        "a.*",
+        "*",
+        "name",
+        "a.id AS email",
+        "count(*)",
+        "max(a.name)",
+        "a.email",
+        "a.email AS e",
+        "1 AS email",
     ],
-)  # fmt: skip
+    [
+        "email",
+        "country",
+        "lower(a.email)",
+        "email AS name",
+        "max(email)",
+        "a",
+        "a.email || ''",
+        "(SELECT a.email)",
+        "(SELECT e)",
+        "(SELECT max(q.email) FROM customers q)",
+        "(SELECT count(*) FROM orders q WHERE q.note = a.email)",
+        "row_number() OVER (ORDER BY email, a.id)",
+    ],
+)
 SOURCES = (
     [
-        "customers a", "(SELECT * FROM customers) a", "(SELECT id, email, name FROM customers) a", "names a", "cards a",
-        "(SELECT id, email AS name FROM customers) a", "(SELECT id, name, 1 AS email FROM customers) a", "w a",
+        "customers a",
+        "(SELECT * FROM customers) a",
+        "(SELECT id, email, name FROM customers) a",
+        "names a",
+        "cards a",
+        "(SELECT id, email AS name FROM customers) a",
+        "(SELECT id, name, 1 AS email FROM customers) a",
+        "w a",
         "(SELECT c.*, o.total FROM customers c JOIN orders o ON o.customer_id = c.id) a",
     ],
     [
-        "orders a", "cards_again a", "domains a", "salaries a", "(SELECT id, name FROM customers ORDER BY email LIMIT 1) a",
-        "(SELECT DISTINCT name, email FROM customers) a", "(SELECT id, name FROM customers WHERE email > 'm') a", "payroll a",
+        "orders a",
+        "cards_again a",
+        "domains a",
+        "salaries a",
+        "(SELECT id, name FROM customers ORDER BY email LIMIT 1) a",
+        "(SELECT DISTINCT name, email FROM customers) a",
+        "(SELECT id, name FROM customers WHERE email > 'm') a",
+        "payroll a",
     ],
-)  # fmt: skip
+)
 CONDITIONS = (
-    ["a.id > 1", "a.name > 'B'", "name LIKE 'A%'", "a.id IN (SELECT id FROM names)", "EXISTS (SELECT email FROM customers)"],
     [
-        "email > 'm'", "e > 'm'", "a.email IS NULL", "a.contact > 'm'", "name IN (SELECT contact FROM cards)", "a.name > a.email",
-        "EXISTS (SELECT 1 FROM orders q WHERE q.note = a.email)", "EXISTS (SELECT 1 FROM orders q WHERE q.note = name)",
-        "a.id IN (SELECT id FROM customers WHERE email > 'm')", "a.id = (SELECT min(id) FROM customers WHERE email = a.name)",
+        "a.id > 1",
+        "a.name > 'B'",
+        "name LIKE 'A%'",
+        "a.id IN (SELECT id FROM names)",
+        "EXISTS (SELECT email FROM customers)",
     ],
-)  # fmt: skip
+    [
+        "email > 'm'",
+        "e > 'm'",
+        "a.email IS NULL",
+        "a.contact > 'm'",
+        "name IN (SELECT contact FROM cards)",
+        "a.name > a.email",
+        "EXISTS (SELECT 1 FROM orders q WHERE q.note = a.email)",
+        "EXISTS (SELECT 1 FROM orders q WHERE q.note = name)",
+        "a.id IN (SELECT id FROM customers WHERE email > 'm')",
+        "a.id = (SELECT min(id) FROM customers WHERE email = a.name)",
+    ],
+)
 ENDINGS = (
     ["", "", "", "ORDER BY 1", "ORDER BY a.id", "ORDER BY a.id LIMIT 1"],
     [
-        "ORDER BY 2", "ORDER BY email", "ORDER BY name, a.id LIMIT 1", "ORDER BY e, a.id LIMIT 1", "GROUP BY 1", "GROUP BY name", "GROUP BY email",
+        "ORDER BY 2",
+        "ORDER BY email",
+        "ORDER BY name, a.id LIMIT 1",
+        "ORDER BY e, a.id LIMIT 1",
+        "GROUP BY 1",
+        "GROUP BY name",
+        "GROUP BY email",
         "GROUP BY a.id HAVING max(e) > 'm'",
     ],
-)  # fmt: skip
+)
 BEGINNINGS = (
     ["", "WITH w AS (SELECT * FROM customers) ", "WITH w AS (SELECT id, email AS name FROM customers) "],
     [

@@ -152,9 +152,7 @@ class Restrictions:
             denied=denied,
             hidden=hidden,
             masks=masks,
-            opaque=frozenset(
-                each for each in indirect if _kind(catalog, each) not in _VIEWS or not _text(catalog, each)
-            ),
+            opaque=frozenset(each for each in indirect if not _is_readable_view(catalog, each)),
             indirect=indirect,
             routines=frozenset(fold(routine.name) for routine in routines),
             operators=frozenset(symbol for routine in routines for symbol in routine.operators),
@@ -188,10 +186,11 @@ def _with_generated(catalog: Catalog, address: TableName, masked: frozenset[str]
 def _closed(catalog: Catalog, names: set[str]) -> tuple[frozenset[TableName], list[Routine]]:
     """The relations and routines that are made of what *names* mean; their own names are added to *names*."""
     found: set[TableName] = set()
+    candidates = list(_candidates(catalog))
     routines = [each for each in catalog.routines if not each.text or _DYNAMIC.search(each.text)] if names else []
     grew = True
     while grew:
-        fresh = {each for each in _candidates(catalog) if each not in found and _reads(catalog, each, names)}
+        fresh = {address for address, made_of in candidates if address not in found and _reads(made_of, names)}
         calling = [each for each in catalog.routines if each not in routines and any(mentioned(each.text, names))]
         # What a view or another routine calls is as telling as what it reads.
         names |= {fold(each.name) for each in fresh} | {fold(each.name) for each in routines + calling}
@@ -201,29 +200,25 @@ def _closed(catalog: Catalog, names: set[str]) -> tuple[frozenset[TableName], li
     return frozenset(found), routines
 
 
-def _candidates(catalog: Catalog) -> Iterator[TableName]:
+def _candidates(catalog: Catalog) -> Iterator[tuple[TableName, tuple[str, str]]]:
+    """Relations that may be made of others, with what tells of which: a text, and the name of a virtual table."""
+    virtual = [fold(relation.name) for relation in catalog.overview.relations if relation.kind == "virtual_table"]
     for relation in catalog.overview.relations:
-        if relation.kind in _VIEWS or relation.kind == "virtual_table" or relation.address in catalog.definitions:
-            yield relation.address
-        elif any(fold(relation.name).startswith(f"{name}_") for name in _virtual_names(catalog)):
-            yield relation.address  # a virtual table keeps its rows in tables named after it
+        if relation.kind in _VIEWS or relation.kind == "virtual_table":
+            yield relation.address, (catalog.definitions.get(relation.address, ""), "")
+        else:
+            # A virtual table keeps its rows in tables that are named after it.
+            for owner in virtual:
+                if fold(relation.name).startswith(f"{owner}_"):
+                    yield relation.address, ("", owner)
 
 
-def _virtual_names(catalog: Catalog) -> list[str]:
-    return [fold(relation.name) for relation in catalog.overview.relations if relation.kind == "virtual_table"]
+def _reads(made_of: tuple[str, str], names: set[str]) -> bool:
+    text, owner = made_of
+    if owner:
+        return owner in names
+    return bool(names) and (not text or any(mentioned(text, names)))
 
 
-def _reads(catalog: Catalog, address: TableName, names: set[str]) -> bool:
-    kind, text = _kind(catalog, address), _text(catalog, address)
-    if kind in _VIEWS or kind == "virtual_table":
-        return bool(names) and (not text or any(mentioned(text, names)))
-    owner = (each for each in _virtual_names(catalog) if fold(address.name).startswith(f"{each}_"))
-    return any(each in names for each in owner)
-
-
-def _kind(catalog: Catalog, address: TableName) -> str:
-    return catalog.overview.by_address[address].kind
-
-
-def _text(catalog: Catalog, address: TableName) -> str:
-    return catalog.definitions.get(address, "")
+def _is_readable_view(catalog: Catalog, address: TableName) -> bool:
+    return catalog.overview.by_address[address].kind in _VIEWS and bool(catalog.definitions.get(address))
