@@ -12,7 +12,7 @@ from manydb import statements
 from manydb.dialects import DIALECTS
 from manydb.dialects.schema import Column, Kind, Overview, Relation, Table, TableName
 from manydb.errors import Forbidden, ManydbError, UnknownTable
-from manydb.lineage import Catalog, Routine, fold
+from manydb.lineage import Catalog, Routine, fold, mentioned
 from manydb.policy import Guard, Policy, Verdict
 
 GRAMMARS = {dialect.name: dialect.grammar for dialect in DIALECTS}
@@ -601,3 +601,28 @@ def test_spellings_that_some_database_takes_for_one_fold_to_one(one: str, other:
 @pytest.mark.parametrize(("one", "other"), [("email", "e_mail"), ("email", "emails"), ("a b", "ab")])
 def test_different_names_stay_different(one: str, other: str) -> None:
     assert fold(one) != fold(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT 1 FROM Customers",
+        'SELECT 1 FROM "customers"',
+        "'customers'",
+        "/* customers */",
+        "\u0441 customers",
+        "x.customers.y",
+    ],
+)
+def test_a_name_is_mentioned_wherever_it_stands(text: str) -> None:
+    assert list(mentioned(text, ["customers"])) == ["customers"]
+
+
+@pytest.mark.parametrize("name", ["my table", "d\u00e9j\u00e0 vu", "a`b", 'a"b', "a-b"])
+def test_a_name_that_needs_quotes_is_mentioned_in_any_of_them(name: str) -> None:
+    quoted = [f"`{name.replace('`', '``')}`", '"{}"'.format(name.replace('"', '""')), f"[{name}]"]
+    assert [list(mentioned(f"SELECT * FROM {text}", [fold(name)])) for text in quoted] == [[fold(name)]] * 3
+
+
+def test_a_part_of_another_word_is_no_mention() -> None:
+    assert list(mentioned("SELECT customer_id FROM old_customers", ["customers", "customer"])) == []

@@ -513,7 +513,7 @@ SOURCES = (
         "(SELECT id, email AS name FROM customers) a",
         "(SELECT id, name, 1 AS email FROM customers) a",
         "w a",
-        "(SELECT c.*, o.total FROM customers c JOIN orders o ON o.customer_id = c.id) a",
+        "(SELECT c.*, o.note FROM customers c JOIN orders o ON o.id = c.id) a",
     ],
     [
         "orders a",
@@ -583,6 +583,8 @@ def made_up(chance: random.Random) -> str:
     if chance.random() < 0.3:
         sql += f" WHERE {one(CONDITIONS)}"
     ending = one(ENDINGS)
+    if " b" in sql:
+        ending = ending.partition(" LIMIT")[0]
     if chance.random() < 0.1 and "LIMIT" not in ending:
         sql = sql.replace("SELECT", "SELECT DISTINCT", 1)
     sql = f"{sql} {ending}".rstrip()

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import anyio
 from sqlalchemy import URL
@@ -42,6 +42,12 @@ class Health:
     error: ManydbError | None = None
 
 
+class Stoppable(Protocol):
+    """A call that is under way."""
+
+    async def stop(self) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class Lease:
     """An engine, held: it is neither idle nor disposed while the lease lasts."""
@@ -52,6 +58,8 @@ class Lease:
     side: Callable[[], AsyncEngine]
     """Makes an engine without a pool to the same database; whoever calls it disposes it."""
     health: Health | None = None
+    calls: set[Stoppable] = field(default_factory=set)
+    """What runs on its connections now; stopped in the database when the registry closes."""
     is_closed: bool = False
     """The registry has closed: a connection that is still out is dropped when it comes back."""
 
@@ -138,6 +146,8 @@ class EngineRegistry:
             self._retired.clear()
             for entry in entries:
                 entry.lease.is_closed = True
+            # Whoever waits for these calls may be cancelled with the loop, sooner than their statements are stopped.
+            await asyncio.gather(*(call.stop() for entry in entries for call in list(entry.lease.calls)))
             await asyncio.gather(*self._disposals, *(_dispose(entry) for entry in entries))
 
     @asynccontextmanager

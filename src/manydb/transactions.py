@@ -29,25 +29,31 @@ async def read(lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]], *,
     """
     call = _Call(lease)
     # A task of its own: the level-triggered cancellation of MCP requests would also cancel the driver's own cancelling.
-    task = asyncio.create_task(call.run(work, timeout))
+    call.task = asyncio.create_task(call.run(work, timeout))
+    lease.calls.add(call)
     try:
-        done, _ = await asyncio.wait({task}, timeout=timeout + _GRACE_SECONDS)
+        done, _ = await asyncio.wait({call.task}, timeout=timeout + _GRACE_SECONDS)
+        if done:
+            answer: T = call.task.result()
+            return answer
+        await call.stop()
+        raise StatementTimeout(f"no answer within {timeout:g} s", seconds=timeout)
     except asyncio.CancelledError:
-        await call.stop(task)
+        await call.stop()
         raise
-    if done:
-        return task.result()
-    await call.stop(task)
-    raise StatementTimeout(f"no answer within {timeout:g} s", seconds=timeout)
+    finally:
+        call.forget()
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Call:
     """What a call and whoever stops it know of each other: the driver's connection, and that it is to stop."""
 
     lease: Lease
     raw: Any = field(default=None, repr=False)
     is_stopped: bool = False
+    task: asyncio.Task[Any] = field(init=False, repr=False)
+    stopping: asyncio.Task[None] | None = field(default=None, repr=False)
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
         dialect = self.lease.dialect
@@ -71,19 +77,34 @@ class _Call:
                 if self.is_stopped:
                     await connection.invalidate()
 
-    async def stop(self, task: asyncio.Task[Any]) -> None:
-        """End *task*, which runs this, and its statement in the database; in bounded time, whatever the network is."""
-        self.is_stopped = True
+    async def stop(self) -> None:
+        """End the call and its statement in the database; in bounded time, whatever the network is.
+
+        In a task of its own, which goes on where whoever waits for it is cancelled once more.
+        """
+        if self.stopping is None:
+            self.stopping = asyncio.create_task(self._stop())
         with anyio.CancelScope(shield=True):
-            if self.raw is not None and not task.done():
-                try:
-                    async with asyncio.timeout(_STOP_SECONDS):
-                        await self.lease.dialect.stop(self.raw, self.lease.side)
-                except Exception:  # noqa: BLE001 - the database's own time-out is the net below this
-                    _log.debug("a statement could not be stopped", exc_info=True)
-            task.cancel()
-            task.add_done_callback(_forget)
-            await asyncio.wait({task}, timeout=_STOP_SECONDS)
+            await asyncio.wait({self.stopping})
+
+    def forget(self) -> None:
+        """Take the call off its lease's list, once nothing of it is left to stop."""
+        if self.stopping is None:
+            self.lease.calls.discard(self)
+        else:
+            self.stopping.add_done_callback(lambda _: self.lease.calls.discard(self))
+
+    async def _stop(self) -> None:
+        self.is_stopped = True
+        if self.raw is not None:
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self.lease.dialect.stop(self.raw, self.lease.side)
+            except Exception:  # noqa: BLE001 - the database's own time-out is the net below this
+                _log.debug("a statement could not be stopped", exc_info=True)
+        self.task.cancel()
+        self.task.add_done_callback(_forget)
+        await asyncio.wait({self.task}, timeout=_STOP_SECONDS)
 
 
 def _forget(task: asyncio.Task[Any]) -> None:

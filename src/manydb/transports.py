@@ -300,6 +300,8 @@ class _HTTPServer(uvicorn.Server):
         log.addFilter(self._is_worth_a_line)
         try:
             await super().serve(sockets)
+            if self.server_state.tasks:  # uvicorn cancels what is left, but does not wait for it
+                await asyncio.wait(self.server_state.tasks, timeout=_GRACE_SECONDS)
         finally:
             log.removeFilter(self._is_worth_a_line)
 

@@ -13,19 +13,27 @@ def fold(name: str) -> str:
     """*name* without what some database ignores in names: case, accents, and what lies beyond 63 bytes."""
     if name.isascii():
         return name.lower()[:_KEPT_BYTES]
-    bare = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
-    # The dotless i is the one letter that folds to ASCII in MySQL's collations and not in Python.
-    folded = bare.casefold().replace("\u0131", "i")
-    return folded.encode("utf-8", "ignore")[:_KEPT_BYTES].decode("utf-8", "ignore")
+    return _plain(name).encode("utf-8", "ignore")[:_KEPT_BYTES].decode("utf-8", "ignore")
 
 
 def mentioned(text: str, names: Iterable[str]) -> Iterator[str]:
     """Those of the folded *names* that occur in *text*, wherever: in quotes, strings and comments too."""
-    folded_text = text.casefold()
     words = {fold(word) for word in _WORD.findall(text)}
+    whole = ""
     for name in names:
-        if name in words or (not _WORD.fullmatch(name) and name in folded_text):
+        if _WORD.fullmatch(name):
+            found = name in words
+        else:
+            whole = whole or _plain(text.replace("``", "`").replace('""', '"'))
+            found = name in whole
+        if found:
             yield name
+
+
+def _plain(text: str) -> str:
+    bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    # The dotless i is the one letter that folds to ASCII in MySQL's collations and not in Python.
+    return bare.casefold().replace("\u0131", "i")
 
 
 RESERVED = frozenset({
