@@ -139,7 +139,7 @@ class Dialect:
         return (self.analyze_prefix if analyze else self.explain_prefix) + sql
 
     async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
-        """Stop what the driver connection *raw* is running, where cancelling its task does not do so.
+        """Stop what *raw*, the driver's connection, is running; nobody uses it again.
 
         *side* makes an engine without a pool to the same database, for a connection beside the busy one.
         """

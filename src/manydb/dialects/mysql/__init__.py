@@ -148,11 +148,14 @@ class MySQL(base.Dialect):
         return super().explained(connection, sql, analyze=analyze)
 
     async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
-        """KILL QUERY over a connection of its own: cancelling the task only makes the driver stop listening."""
+        """End the session, over a connection of its own: cancelling the task only makes the driver stop listening.
+
+        KILL QUERY does nothing between two commands: the statement after it would run on.
+        """
         engine = side()
         try:
             async with engine.connect() as connection:
-                await connection.exec_driver_sql(f"KILL QUERY {int(raw.thread_id())}")
+                await connection.exec_driver_sql(f"KILL {int(raw.thread_id())}")
         finally:
             await engine.dispose()
 

@@ -155,12 +155,18 @@ class PostgreSQL(base.Dialect):
         return await (_stream if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
 
     async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
-        """Cancel by a connection of its own: what the drivers send when a task is cancelled may not go out in time."""
+        """End the backend, over a connection of its own.
+
+        A cancel, which is what drivers send, does nothing between two messages: the statement after it would run on.
+        """
         backend = raw.info.backend_pid if _is_psycopg(raw) else raw.get_server_pid()
         engine = side()
         try:
             async with engine.connect() as connection:
-                await connection.exec_driver_sql(f"SELECT pg_cancel_backend({int(backend)})")
+                await connection.exec_driver_sql(
+                    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {int(backend)} "
+                    "AND usename = current_user AND datname = current_database()"
+                )
         finally:
             await engine.dispose()
 
