@@ -11,6 +11,7 @@ from manydb import dialects
 from manydb.dialects import Dialect
 from manydb.engines import Pool
 from manydb.errors import BadParameter, SettingsError, UnknownConnection
+from manydb.policy import Policy
 from manydb.settings import Access, ConnectionSettings, Settings
 
 _PARTS = ("driver", "host", "port", "user", "password", "database")
@@ -33,6 +34,7 @@ class Registration:
     dialect: Dialect
     url: URL = field(repr=False)
     access: Access
+    policy: Policy
     description: str
     limits: Limits
     pool: Pool
@@ -88,6 +90,7 @@ def _registration(settings: Settings, name: str, given: ConnectionSettings) -> R
         dialect=dialect,
         url=url,
         access=given.access,
+        policy=_policy(settings, name, given, dialect),
         description=given.description,
         limits=Limits(
             row_cap=given.row_cap or settings.row_cap,
@@ -100,6 +103,19 @@ def _registration(settings: Settings, name: str, given: ConnectionSettings) -> R
             idle_ttl=given.engine_idle_ttl or settings.engine_idle_ttl,
         ),
     )
+
+
+def _policy(settings: Settings, name: str, given: ConnectionSettings, dialect: Dialect) -> Policy:
+    try:
+        return Policy.of(
+            given.access,
+            allow=given.allow,
+            deny=given.deny,
+            mask=given.mask,
+            case_sensitive=dialect.case_sensitive_names,
+        )
+    except BadParameter as exc:
+        raise SettingsError(f"{settings.place('connections', name)}: {exc.message}") from None
 
 
 class _Contradiction(Exception):  # noqa: N818 - private, and always turned into a SettingsError

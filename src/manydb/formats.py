@@ -22,6 +22,7 @@ def _facts(page: Page) -> dict[str, Any]:
         "truncated": page.truncated,
         "result_id": page.result_id,
         "next_offset": page.next_offset if page.result_id and page.offset else None,
+        "masked": result.masked,
         "clipped": _clipped(page),
         "hint": _hint(page),
         "elapsed_ms": None if page.offset else result.elapsed_ms,

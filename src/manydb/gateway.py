@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +25,8 @@ from manydb.errors import (
     Unreachable,
     Unsupported,
 )
+from manydb.lineage import Catalog, Routine
+from manydb.policy import OPEN, Guard, Verdict
 from manydb.query import Page, QueryResult
 from manydb.results import Results
 from manydb.schemas import SchemaCache
@@ -36,6 +38,8 @@ T = TypeVar("T")
 
 _READING_SCHEMAS_SECONDS = 30.0
 _ASKING_SECONDS = 10.0
+_GUARD_SECONDS = 5.0
+"""How long a connection with hidden or masked data believes what it knows of views and functions."""
 
 
 @dataclass
@@ -104,6 +108,7 @@ class Gateway:
         """Run a statement that reads; its first page, fit for *format*. What was read beyond is kept for *caller*."""
         registration = self.connections.get(connection)
         statement = await self._readable(registration, sql)
+        verdict = await self._judged(registration, statement)
         cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
 
         async def work(on: AsyncConnection) -> QueryResult:
@@ -112,6 +117,8 @@ class Gateway:
             )
 
         result = await self._taught(registration, statement, params, work, self._seconds(registration, timeout))
+        if verdict.masked:
+            result = _concealed(result, verdict)
         page = self._page(registration, result, 0, cap, format)
         if page.next_offset is None:
             return page
@@ -144,6 +151,7 @@ class Gateway:
             statement = await self._readable(registration, statement.explained)
         if statement.form != "query":
             raise BadParameter("explain_query takes a query")
+        await self._judged(registration, statement)
         if analyze and not dialect.analyze_prefix:
             raise Unsupported(f"{dialect.title} has no EXPLAIN ANALYZE; leave analyze out")
 
@@ -164,6 +172,31 @@ class Gateway:
             acting = await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
             statements.check_functions(statement, acting)
         return statement
+
+    async def _judged(self, registration: Registration, statement: Statement) -> Verdict:
+        """What of the rows to conceal. Raises Forbidden where the statement touches what the connection hides."""
+        if registration.policy.is_open:
+            return OPEN
+        asked = self.schemas.clock()
+        guard = await self._guard(registration)
+        strangers = [each for each in statement.tables if not guard.catalog.find(*each)]
+        if strangers and self.schemas.invalidate(registration.url, before=asked):
+            # They may be younger than what we remember, and views of what is masked.
+            guard = await self._guard(registration)
+        return guard.judge(statement)
+
+    async def _guard(self, registration: Registration) -> Guard:
+        """The connection's policy over its database as it is now, or was some seconds ago."""
+        catalog = registration.dialect.catalog
+
+        async def read(on: AsyncConnection) -> Guard:
+            overview = await catalog.overview(on)
+            tables = await catalog.describe(on, [each.address for each in overview.relations])
+            routines = [Routine(name, text, tuple(signs.split())) for name, text, signs in await catalog.routines(on)]
+            known = Catalog.of(overview, tables, parents=await catalog.parents(on), routines=routines)
+            return Guard.of(registration.policy, known)
+
+        return await self._schema(registration, f"guard of {registration.name}", read, ttl=_GUARD_SECONDS)
 
     def _seconds(self, registration: Registration, asked: float | None) -> float:
         return min(asked or registration.limits.timeout_seconds, self.settings.max_timeout_seconds)
@@ -212,7 +245,8 @@ class Gateway:
 
     async def overview(self, registration: Registration) -> Overview:
         """Every table and view of the database, as the schema cache has it."""
-        return await self._schema(registration, "overview", registration.dialect.catalog.overview)
+        overview = await self._schema(registration, "overview", registration.dialect.catalog.overview)
+        return registration.policy.visible(overview)
 
     async def snapshot(self, registration: Registration) -> Snapshot:
         """All that a search looks through."""
@@ -222,7 +256,7 @@ class Gateway:
             self._schema(registration, "columns", catalog.columns),
             self._schema(registration, "indexes", catalog.indexes),
         )
-        return Snapshot(overview, columns, indexes)
+        return registration.policy.visible(Snapshot(overview, columns, indexes))
 
     async def fresh_if_empty(
         self, registration: Registration, find: Callable[[], Awaitable[dict[str, Any]]]
@@ -247,22 +281,33 @@ class Gateway:
             if not self.schemas.invalidate(registration.url, before=asked):
                 raise
             names = await self._resolve(registration, tables)
-        return await self.read(
+        described = await self.read(
             registration,
             lambda on: registration.dialect.catalog.describe(on, names),
             timeout=_READING_SCHEMAS_SECONDS,
         )
+        return [registration.policy.visible(table) for table in described]
 
     async def _resolve(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
         overview = await self.overview(registration)
         return [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
 
     async def _schema(
-        self, registration: Registration, part: str, read: Callable[[AsyncConnection], Awaitable[T]]
+        self,
+        registration: Registration,
+        part: str,
+        read: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        ttl: float | None = None,
     ) -> T:
         return await self.schemas.get(
             registration.url,
-            registration.access,
             part,
             lambda: self.read(registration, read, timeout=_READING_SCHEMAS_SECONDS),
+            ttl=ttl,
         )
+
+
+def _concealed(result: QueryResult, verdict: Verdict) -> QueryResult:
+    rows = verdict.conceal(result.columns, result.rows)
+    return replace(result, rows=rows, masked=[result.columns[index] for index in verdict.masked])

@@ -35,6 +35,8 @@ class QueryResult:
     elapsed_ms: int
     full: bool = False
     size: int = 0
+    masked: list[str] = field(default_factory=list)
+    """Columns whose values were concealed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,9 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL
 
-from manydb.settings import Access
-
 T = TypeVar("T")
 
-_Key = tuple[URL, Access, str]
+_Key = tuple[URL, str]
 
 _MAX_KEPT = 500
 
@@ -35,11 +33,11 @@ class SchemaCache:
     clock: Callable[[], float] = time.monotonic
     _readings: dict[_Key, _Reading] = field(default_factory=dict)
 
-    async def get(self, url: URL, access: Access, part: str, read: Callable[[], Awaitable[T]]) -> T:
-        """The part of the schema, by *read* where it is not known or too old."""
-        key = (url, access, part)
+    async def get(self, url: URL, part: str, read: Callable[[], Awaitable[T]], *, ttl: float | None = None) -> T:
+        """The part of the schema, by *read* where it is not known or older than *ttl*."""
+        key = (url, part)
         reading = self._readings.get(key)
-        if reading is None or self.clock() - reading.started >= self.ttl:
+        if reading is None or self.clock() - reading.started >= (self.ttl if ttl is None else ttl):
             reading = self._start(key, read)
         return cast("T", await asyncio.shield(reading.task))
 

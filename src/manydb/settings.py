@@ -39,6 +39,9 @@ class ConnectionSettings(BaseModel):
     password: str | None = Field(None, repr=False)
     database: str | None = None
     access: Access = "read_only"
+    allow: list[str] = Field(default_factory=list, description="only these tables: hr.*, orders, public.prod_*")
+    deny: list[str] = Field(default_factory=list, description="never these tables: hr.salaries, secret_*")
+    mask: list[str] = Field(default_factory=list, description="columns never shown in clear: customers.email")
     description: str = ""
     row_cap: Count | None = None
     byte_budget: Annotated[int, Field(ge=1024)] | None = None

@@ -43,6 +43,8 @@ class Dialect:
     schemes: ClassVar[tuple[str, ...]] = ()
     """What a URL may begin with, besides ``name+driver``."""
     default_port: ClassVar[int | None] = None
+    case_sensitive_names: ClassVar[bool] = True
+    """Whether ``Orders`` and ``orders`` may be two tables."""
     options: ClassVar[Mapping[str, str]] = {}
     """URL options: every accepted spelling → its canonical one."""
     explain_prefix: ClassVar[str] = "EXPLAIN "

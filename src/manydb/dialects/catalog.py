@@ -61,6 +61,17 @@ class Catalog:
         """Every index of those tables, for a search; primary keys are left out."""
         return await conn.run_sync(_indexes)
 
+    async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:  # noqa: ARG002
+        """(name, text, operators that call it, separated by blanks) of each function and procedure of the users'.
+
+        A text that cannot be read is empty.
+        """
+        return ()
+
+    async def parents(self, conn: AsyncConnection) -> Mapping[TableName, TableName]:  # noqa: ARG002
+        """Partitions and inheriting tables, and what they belong to."""
+        return {}
+
     async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:  # noqa: ARG002 - for those who can tell
         """Names of functions that the database itself says may act and not only compute, in any schema."""
         return frozenset()

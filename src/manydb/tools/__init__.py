@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fastmcp.tools import ToolResult
 from mcp_types import ToolAnnotations
 
+from manydb.policy import Policy
 from manydb.settings import Access, Group
 from manydb.tools import connections, queries, schemas
 
@@ -26,7 +27,8 @@ class Tool:
     @property
     def annotations(self) -> ToolAnnotations:
         """What clients are told about the risk of a call."""
-        return ToolAnnotations(read_only_hint=self.access == "read_only", open_world_hint=False)
+        hint = Policy(self.access).hint(self.access)
+        return ToolAnnotations(read_only_hint=hint.read_only, open_world_hint=False)
 
 
 TOOLS: tuple[Tool, ...] = (

@@ -93,6 +93,16 @@ _QUOTED = re.compile(r"'((?:[^']|'')*)'")
 _JSON_CHECK = re.compile(r"^json_valid\(`(.+)`\)$")
 _NUMBER = re.compile(r"^(tinyint|smallint|mediumint|int|bigint|decimal|float|double|bit|year)")
 
+_ROUTINES = """
+SELECT routine_name, coalesce(routine_definition, '') FROM information_schema.routines
+WHERE routine_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')
+"""
+# Folded, as the server compares names of functions.
+_ACTING = """
+SELECT DISTINCT lower(routine_name) FROM information_schema.routines
+WHERE routine_type = 'FUNCTION' AND sql_data_access = 'MODIFIES SQL DATA'
+"""
+
 
 class MySQLCatalog(Catalog):
     async def overview(self, conn: AsyncConnection) -> Overview:
@@ -116,6 +126,12 @@ class MySQLCatalog(Catalog):
             for address, rows in groupby(found, key=_address)
             for index in _indexes(rows, quote)
         )
+
+    async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:
+        return [(name, source, "") for name, source in await read_rows(conn, _ROUTINES)]
+
+    async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:
+        return frozenset(name for (name,) in await read_rows(conn, _ACTING))
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         if not names:

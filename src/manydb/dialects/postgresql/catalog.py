@@ -6,7 +6,7 @@ them, which is why JSON travels as text here.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -138,6 +138,20 @@ _SHORT_TYPES = (
     (re.compile(r"^(timestamp|time)(\(\d\))? without time zone"), r"\1\2"),
 )
 # Quoted names and whole literals are consumed, so that nothing inside them is taken for a cast.
+_ROUTINES = """
+SELECT p.proname::text, coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), ''),
+    coalesce((SELECT string_agg(o.oprname, ' ') FROM pg_operator o WHERE o.oprcode = p.oid), '')
+FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+WHERE l.lanname NOT IN ('internal', 'c')
+    AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+"""
+_PARENTS = """
+SELECT cn.nspname::text, c.relname::text, pn.nspname::text, p.relname::text
+FROM pg_inherits i
+JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace cn ON cn.oid = c.relnamespace
+JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
+WHERE c.relkind IN ('r', 'p', 'f')
+"""
 # One volatile overload makes the name one that may act; handlers and trigger functions cannot be called by a query.
 _VOLATILE = """
 SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
@@ -169,6 +183,13 @@ class PostgreSQLCatalog(Catalog):
             IndexEntry(schema, table, name, tuple(columns), unique)
             for schema, table, name, unique, columns in await read_rows(conn, _INDEXES)
         )
+
+    async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:
+        return [(name, source, operators) for name, source, operators in await read_rows(conn, _ROUTINES)]
+
+    async def parents(self, conn: AsyncConnection) -> Mapping[TableName, TableName]:
+        found = await read_rows(conn, _PARENTS)
+        return {TableName(schema, name): TableName(*parent) for schema, name, *parent in found}
 
     async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:
         return frozenset(name for (name,) in await read_rows(conn, _VOLATILE))

@@ -66,6 +66,7 @@ class SQLite(base.Dialect):
     title = "SQLite"
     default_driver = "aiosqlite"
     schemes = ("sqlite",)
+    case_sensitive_names = False
     options = {"mode": "mode", "uri": "uri", "timeout": "timeout"}  # noqa: RUF012 - as the base declares it
     grammar = grammar.GRAMMAR
     catalog = catalog.SQLiteCatalog()
