@@ -162,10 +162,10 @@ def _is_driver(text: str, dialect: Dialect, url: URL) -> bool:
 
 
 def _require_one_pool_per_engine(settings: Settings, registrations: list[Registration]) -> None:
-    """Registrations of one URL and access share an engine, so they cannot want different pools."""
-    first: dict[tuple[URL, Access], Registration] = {}
+    """Registrations of one URL read through one engine, whatever their access, so they cannot want different pools."""
+    first: dict[URL, Registration] = {}
     for registration in registrations:
-        other = first.setdefault((registration.url, registration.access), registration)
+        other = first.setdefault(registration.url, registration)
         if other.pool != registration.pool:
             raise SettingsError(
                 f"{settings.place('connections', registration.name)}: names the same database as "
