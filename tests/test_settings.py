@@ -307,10 +307,7 @@ def test_two_connections_of_one_database_cannot_want_different_pools(toml: Write
 
 
 def test_two_connections_of_one_database_may_differ_in_limits_and_access(toml: WriteToml) -> None:
-    toml(
-        f"[connections.a]\nurl = '{URL}'\nrow_cap = 5\n"
-        f"[connections.b]\nurl = '{URL}'\naccess = 'read_write'\n"
-    )
+    toml(f"[connections.a]\nurl = '{URL}'\nrow_cap = 5\n[connections.b]\nurl = '{URL}'\naccess = 'read_write'\n")
     assert [(each.limits.row_cap, each.access) for each in connect()] == [(5, "read_only"), (100, "read_write")]
 
 

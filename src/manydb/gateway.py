@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _READING_SCHEMAS_SECONDS = 30.0
 _ASKING_SECONDS = 10.0
+_LONG_STATEMENT = 10_000
+"""Characters; reading more takes long enough to make other callers wait, so a thread does it."""
 _GUARD_SECONDS = 5.0
 """How long a connection with hidden or masked data believes what it knows of views and functions."""
 
@@ -166,7 +168,11 @@ class Gateway:
 
     async def _readable(self, registration: Registration, sql: str) -> Statement:
         """The statement, if its text is a read and calls nothing that the database itself says may act."""
-        statement = statements.parse(sql, registration.dialect.grammar)
+        grammar = registration.dialect.grammar
+        if len(sql) > _LONG_STATEMENT:
+            statement = await asyncio.to_thread(statements.parse, sql, grammar)
+        else:
+            statement = statements.parse(sql, grammar)
         statements.require_read(statement)
         if statement.functions:
             acting = await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
