@@ -75,7 +75,7 @@ def test_package_and_project_have_one_version() -> None:
         ("https://host/home/page", False),
         ("sqlite:////data/home/x.db", False),
         ("file:/run/secrets/x", False),
-        ("~/work/x", False),
+        ("~/jobs/x", False),
     ],
 )
 def test_a_path_of_somebodys_machine_is_recognised(line: str, *, found: bool) -> None:

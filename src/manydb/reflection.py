@@ -122,11 +122,13 @@ def suggest(overview: Overview, name: str, quote: Quote, schema: str | None = No
     near += difflib.get_close_matches(wanted, by_name, n=most, cutoff=0.6)
     near += [known for known in by_name if wanted in known or (len(known) > 3 and known in wanted)][:most]
     relations = [relation for known in dict.fromkeys(near) for relation in by_name[known]]
-    # Stable, so that among those of one place the nearest name comes first; another case of the same name is nearest.
-    relations.sort(
-        key=lambda relation: (relation.name.casefold() != wanted, relation.schema != schema, not relation.visible)
-    )
-    return [spelled(overview, relation.address, quote) for relation in relations[:most]]
+    # Stable, so that among those of one place the nearest name comes first.
+    relations.sort(key=lambda relation: (relation.schema != schema, not relation.visible))
+    same = [relation for relation in relations if relation.name.casefold() == wanted]
+    # The same name in another case or place is likeliest, but one such place is enough: other databases have many.
+    first = [relation for relation in same if relation.visible or relation.schema == schema] or same[:1]
+    nearest = dict.fromkeys([*first, *relations])
+    return [spelled(overview, relation.address, quote) for relation in list(nearest)[:most]]
 
 
 def suggest_columns(columns: Iterable[str], name: str, most: int = 3) -> list[str]:

@@ -70,8 +70,19 @@ def shop_url(url: str | None) -> Iterator[URL]:
         _parse(url)
         yield with_driver(url.strip())
         return
-    with _exit_on_sigterm(), TemporaryDirectory(prefix="manydb-demo-") as folder:
+    with _exit_on_sigterm(), _temporary_folder() as folder:
         yield URL.create("sqlite+aiosqlite", database=str(Path(folder, "shop.db")))
+
+
+def _temporary_folder() -> TemporaryDirectory[str]:
+    """A folder that is surely removed: no signal comes between its making and the promise to remove it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return TemporaryDirectory(prefix="manydb-demo-")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+    try:
+        return TemporaryDirectory(prefix="manydb-demo-")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
