@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from manydb import errors, reflection
+from manydb import errors, names, reflection
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
@@ -84,13 +84,13 @@ def tokens(reply: dict[str, Any]) -> float:
     ],
 )
 def test_a_name_is_understood_as_callers_write_it(typed: str, meant: tuple[str, str]) -> None:
-    assert reflection.resolve(OVERVIEW, typed, quote) == TableName(*meant)
+    assert names.resolve(OVERVIEW, typed, quote) == TableName(*meant)
 
 
 @pytest.mark.parametrize("typed", ["", ".", "..", '"', '"open', "a.", ".b", "sales.", "x" * 1000, "public.Order"])
 def test_a_name_that_means_nothing_is_unknown(typed: str) -> None:
     with pytest.raises(errors.UnknownTable):
-        reflection.resolve(OVERVIEW, typed, quote)
+        names.resolve(OVERVIEW, typed, quote)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_name_that_means_nothing_is_unknown(typed: str) -> None:
 )
 def test_an_unknown_table_comes_with_names_that_work(typed: str, suggestion: str) -> None:
     with pytest.raises(errors.UnknownTable) as caught:
-        reflection.resolve(OVERVIEW, typed, quote)
+        names.resolve(OVERVIEW, typed, quote)
     assert suggestion in caught.value.suggestions
     assert suggestion in caught.value.message
 
@@ -113,29 +113,29 @@ def test_an_unknown_table_comes_with_names_that_work(typed: str, suggestion: str
 def test_a_name_in_several_schemas_off_the_path_is_asked_back() -> None:
     overview = Overview(tuple(Relation(schema, "log", visible=False) for schema in ("a", "b")), "public")
     with pytest.raises(errors.UnknownTable) as caught:
-        reflection.resolve(overview, "log", quote)
+        names.resolve(overview, "log", quote)
     assert caught.value.suggestions == ["a.log", "b.log"]
 
 
 def test_names_that_differ_in_case_only_are_kept_apart() -> None:
     overview = Overview((Relation("public", "Order"), Relation("public", "order")), "public")
-    assert reflection.resolve(overview, "Order", quote).name == "Order"
-    assert reflection.resolve(overview, "order", quote).name == "order"
+    assert names.resolve(overview, "Order", quote).name == "Order"
+    assert names.resolve(overview, "order", quote).name == "order"
     with pytest.raises(errors.UnknownTable) as caught:
-        reflection.resolve(overview, "ORDER", quote)
+        names.resolve(overview, "ORDER", quote)
     assert caught.value.suggestions == ['"Order"', '"order"']
 
 
 def test_in_an_empty_database_an_unknown_table_has_no_suggestions() -> None:
     with pytest.raises(errors.UnknownTable) as caught:
-        reflection.resolve(EMPTY, "orders", quote)
+        names.resolve(EMPTY, "orders", quote)
     assert caught.value.suggestions == []
 
 
 def test_columns_are_suggested_by_likeness() -> None:
-    assert reflection.suggest_columns(["id", "customer_id", "created_at"], "CustomerID")[0] == "customer_id"
-    assert reflection.suggest_columns(["id", "E-Mail"], "e_mail") == ["E-Mail"]
-    assert reflection.suggest_columns([], "x") == []
+    assert names.suggest_columns(["id", "customer_id", "created_at"], "CustomerID")[0] == "customer_id"
+    assert names.suggest_columns(["id", "E-Mail"], "e_mail") == ["E-Mail"]
+    assert names.suggest_columns([], "x") == []
 
 
 # -- list_tables -------------------------------------------------------------------------------------------------------
@@ -211,16 +211,16 @@ def test_an_unknown_schema_or_kind_names_the_known_ones() -> None:
 
 
 def test_pages_follow_each_other_without_gap_or_overlap() -> None:
-    names: list[str] = []
+    listed: list[str] = []
     cursor = None
     while True:
         reply = reflection.list_tables(OVERVIEW, quote, detail="summary", limit=3, cursor=cursor)
-        names += [line.split(" | ")[0] for line in reply["tables"]]
+        listed += [line.split(" | ")[0] for line in reply["tables"]]
         assert reply["total"] == 11
         if (cursor := reply.get("next")) is None:
             break
     everything = reflection.list_tables(OVERVIEW, quote, detail="summary")["tables"]
-    assert names == [line.split(" | ")[0] for line in everything]
+    assert listed == [line.split(" | ")[0] for line in everything]
 
 
 def test_a_page_follows_even_when_its_cursor_table_was_dropped() -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import formats, lessons, query, redaction, reflection, statements, transactions
+from manydb import formats, lessons, names, query, redaction, statements, transactions
 from manydb.callers import Caller
 from manydb.connections import Connections, Registration
 from manydb.dialects.schema import Overview, Snapshot, Table, TableName
@@ -281,22 +281,22 @@ class Gateway:
         """The named tables in full, read anew. Raises UnknownTable with the nearest names."""
         asked = self.schemas.clock()
         try:
-            names = await self._resolve(registration, tables)
+            addresses = await self._resolve(registration, tables)
         except UnknownTable:
             # It may be younger than what we remember.
             if not self.schemas.invalidate(registration.url, before=asked):
                 raise
-            names = await self._resolve(registration, tables)
+            addresses = await self._resolve(registration, tables)
         described = await self.read(
             registration,
-            lambda on: registration.dialect.catalog.describe(on, names),
+            lambda on: registration.dialect.catalog.describe(on, addresses),
             timeout=_READING_SCHEMAS_SECONDS,
         )
         return [registration.policy.visible(table) for table in described]
 
     async def _resolve(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
         overview = await self.overview(registration)
-        return [reflection.resolve(overview, table, registration.dialect.quote) for table in tables]
+        return [names.resolve(overview, table, registration.dialect.quote) for table in tables]
 
     async def _schema(
         self,

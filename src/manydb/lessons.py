@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 
-from manydb import reflection
+from manydb import names
 from manydb.dialects import Dialect
 from manydb.dialects.schema import Snapshot, TableName
 from manydb.errors import ManydbError, SqlSyntax, UnknownColumn, UnknownTable
@@ -37,7 +37,7 @@ def _nearest_tables(statement: Statement, snapshot: Snapshot, dialect: Dialect) 
     near: list[str] = []
     for schema, name in statement.tables:
         if not _resolves(snapshot, schema, name):
-            near += reflection.suggest(snapshot.overview, name, dialect.quote, schema)
+            near += names.suggest(snapshot.overview, name, dialect.quote, schema)
     return list(dict.fromkeys(near))[:5]
 
 
@@ -53,7 +53,7 @@ def _columns_of(statement: Statement, snapshot: Snapshot, dialect: Dialect) -> d
     for column in snapshot.columns:
         address = TableName(column.schema, column.table)
         if address in addresses:
-            columns.setdefault(reflection.spelled(snapshot.overview, address, dialect.quote), []).append(column.name)
+            columns.setdefault(names.spelled(snapshot.overview, address, dialect.quote), []).append(column.name)
     return columns
 
 
@@ -73,7 +73,7 @@ def _unknown_names(message: str) -> list[str]:
 def _nearest_columns(message: str, columns: dict[str, list[str]], dialect: Dialect) -> list[str]:
     known = [name for names in columns.values() for name in names]
     for wanted in _unknown_names(message):
-        if near := reflection.suggest_columns(known, wanted):
+        if near := names.suggest_columns(known, wanted):
             # A name of one or two letters is a part of nearly everything.
             return [dialect.quote(name) for name in near if len(name) > 2 or len(wanted) <= 3]
     return []
@@ -92,7 +92,7 @@ def _names_to_quote(message: str, snapshot: Snapshot, dialect: Dialect) -> list[
     }
     relations = [each for word in words for each in snapshot.overview.by_folded_name.get(word, [])]
     spelled = [
-        reflection.spelled(snapshot.overview, each.address, dialect.quote)
+        names.spelled(snapshot.overview, each.address, dialect.quote)
         for each in [each for each in relations if each.visible] or relations
         if dialect.quote(each.name) != each.name
     ]
