@@ -1,5 +1,7 @@
 """What a caller may register while the server runs: drivers, hosts, ports and files, checked as given and as connected.
 
+No tool registers anything yet; this is the policy that the first one has to ask.
+
     policy = AdmissionPolicy.of(networks=["public", "loopback"], directories=["/data"])
     admission = policy.admit(text)     # touches no network; of the file system only what lies beneath a directory
     admission.guard(engine)            # every connection the engine makes is checked again, by address or by file
