@@ -10,7 +10,9 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
+import orjson
 from sqlalchemy import BindParameter, bindparam, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.catalog import Catalog, Quote, action, quoting, read_rows
@@ -46,7 +48,15 @@ SELECT table_schema, table_name, column_name, column_type, column_comment
 FROM information_schema.columns WHERE table_schema {_USER_SCHEMA}
 ORDER BY table_schema, table_name, ordinal_position"""
 
-# MariaDB tells a sequence's state as columns.
+# A row a table: the driver takes twice as long for a row a column.
+_PACKED_COLUMNS = f"""
+SELECT table_schema, table_name,
+       JSON_ARRAYAGG(JSON_ARRAY(ordinal_position, column_name, column_type, column_comment))
+FROM information_schema.columns WHERE table_schema {_USER_SCHEMA}
+GROUP BY table_schema, table_name ORDER BY table_schema, table_name"""
+
+# MariaDB tells a sequence's state as columns, this one first.
+_SEQUENCE_COLUMN = "next_not_cached_value"
 _SEQUENCES = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'SEQUENCE'"
 
 # Only MySQL has indexes on expressions. All columns of this view would take three times as long to read.
@@ -110,10 +120,13 @@ class MySQLCatalog(Catalog):
         return Overview(tuple(_relation(row, default) for row in await read_rows(conn, _OVERVIEW)), default)
 
     async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
-        sequences = {(schema, name) for schema, name in await read_rows(conn, _SEQUENCES)}
+        found = await _column_rows(conn)
+        # Asking for sequences takes as long as all the rest, so only where something looks like one.
+        seen = any(row[2] == _SEQUENCE_COLUMN for row in found)
+        sequences = {(schema, name) for schema, name in await read_rows(conn, _SEQUENCES)} if seen else set()
         return tuple(
             ColumnEntry(schema, table, name, plain_type(type_text), comment)
-            for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
+            for schema, table, name, type_text, comment in found
             if (schema, table) not in sequences
         )
 
@@ -268,6 +281,16 @@ def _column(row: Row, *, exact_default: bool) -> Column:
         values=tuple(value.replace("''", "'") for value in _QUOTED.findall(type_text)) if listed else (),
         comment=row["column_comment"],
     )
+
+
+async def _column_rows(conn: AsyncConnection) -> Sequence[Sequence[Any]]:
+    """(schema, table, column, type, comment) of every column, in order."""
+    try:
+        packed = [(*table, orjson.loads(columns)) for *table, columns in await read_rows(conn, _PACKED_COLUMNS)]
+    except (DBAPIError, orjson.JSONDecodeError):
+        # A server without JSON_ARRAYAGG, or one whose group_concat_max_len cut a very wide table.
+        return await read_rows(conn, _COLUMNS)
+    return [(schema, table, *facts) for schema, table, columns in packed for _, *facts in sorted(columns)]
 
 
 @lru_cache(maxsize=1000)  # a schema has thousands of columns and a few dozen types
