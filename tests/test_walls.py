@@ -32,7 +32,6 @@ NOT_PLAIN = {
     "pg-r-053": "the write is in a user's function",
 }
 BEYOND_THE_TEXT = {
-    "my-r-134": "a stored function that writes: MySQL's catalog does not tell it from one that computes",
     "pg-r-151": "an operator of a function that writes",
     "pg-r-152": "an operator of a function that writes",
 }

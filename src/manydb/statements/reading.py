@@ -87,8 +87,10 @@ def check_functions(statement: Statement, volatile: frozenset[str]) -> None:
     for name in statement.functions:
         if name in volatile and not statement.grammar.harmless_functions.fullmatch(name):
             raise Forbidden(
-                f"{name}() is declared volatile: it may act, not only compute",
-                suggestions=["leave the call out, or have it declared STABLE or IMMUTABLE if it only reads"],
+                f"{name}() is declared as a function that may act, not only compute",
+                suggestions=[
+                    "leave the call out, or have it declared STABLE, IMMUTABLE or READS SQL DATA if it only reads"
+                ],
             )
 
 
