@@ -433,7 +433,7 @@ def _first(addresses: Sequence[Address], connect: Callable[[Address], Any]) -> A
     for address in addresses[:-1]:
         try:
             return connect(address)
-        except Exception as exc:
+        except Exception as exc:  # drivers wrap what the network says in errors of their own
             if not any(isinstance(cause, OSError) for cause in causes(exc)):
                 raise
     return connect(addresses[-1])

@@ -12,7 +12,7 @@ from manydb.tools.parameters import answer, gateway
 
 
 async def list_connections(ctx: Context) -> ToolResult:
-    """List the databases you can use: name, backend, access, description, and whether each answers."""
+    """List the databases you can use: name, backend, access, login's rights, description, whether each answers."""
     found = gateway(ctx)
     standings = await found.standings.of(found.connections)
     return answer(found, {"connections": [_line(*each) for each in standings]})

@@ -186,7 +186,7 @@ async def _standing(raw: Any) -> tuple[Any, ...]:
     async with raw.cursor() as cursor:
         try:
             await cursor.execute("SELECT DATABASE(), CURRENT_ROLE()")
-        except Exception as exc:
+        except Exception as exc:  # the driver's error class cannot be named here; its number can
             if exc.args[:1] != (_NO_SUCH_FUNCTION,):
                 raise
             await cursor.execute("SELECT DATABASE()")  # MySQL 5.7 has no roles

@@ -267,7 +267,9 @@ def _either(connect: Callable[..., Awaitable[Any]], first: Any, second: Any) -> 
     async def connected(*args: Any, **kwargs: Any) -> Any:
         try:
             return await connect(*args, **kwargs, ssl=first)
-        except Exception as refusal:
+        except (
+            Exception
+        ) as refusal:  # of several kinds: what counts is whether the server objects to TLS or to its lack
             if not _objects(refusal):
                 raise
             try:

@@ -93,7 +93,7 @@ async def _execute(raw: Any, statement: _Statement, args: tuple[Any, ...], codec
         while not ended and (wanted := reading.wants):
             records, _, ended = await raw._protocol.execute(statement, "", wanted, True, None)  # noqa: FBT003, SLF001
             reading.add(records)
-    except Exception as error:
+    except Exception as error:  # the driver's and the server's: all but misfits go on as they are
         if position := _rejected(error):
             raise _misfit(position, expected, codecs) from None  # the driver's message quotes the value
         raise
