@@ -13,7 +13,7 @@ from sqlalchemy import URL, NullPool, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from manydb import dialects
-from manydb.engines import EngineRegistry, Lease, Pool
+from manydb.engines import EngineRegistry, Lease, Pool, Target
 from manydb.settings import Access, Settings
 
 ENDLESS = (
@@ -119,7 +119,7 @@ async def leased(url: str, access: Access = "read_only", *, size: int = 1, **giv
     dialect, parsed = dialects.parse(url)
     async with (
         EngineRegistry(settings(**given)) as registry,
-        registry.lease(dialect, parsed, access, Pool(size, recycle=1_000, idle_ttl=1_000)) as lease,
+        registry.lease(Target(dialect, parsed), access, Pool(size, recycle=1_000, idle_ttl=1_000)) as lease,
     ):
         yield lease
 

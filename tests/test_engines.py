@@ -14,7 +14,7 @@ from sqlalchemy import URL
 
 from manydb import dialects, transactions
 from manydb.dialects import Dialect
-from manydb.engines import EngineRegistry, Lease, Pool
+from manydb.engines import EngineRegistry, Lease, Pool, Target
 from manydb.errors import PoolBusy, Unreachable
 from manydb.settings import Access
 from tests.conftest import Databases
@@ -44,7 +44,7 @@ class House:
     @asynccontextmanager
     async def lease(self, url: str, access: Access = "read_only", pool: Pool = POOL) -> AsyncGenerator[Lease]:
         dialect, parsed = parse(url)
-        async with self.engines.lease(dialect, parsed, access, pool) as lease:
+        async with self.engines.lease(Target(dialect, parsed), access, pool) as lease:
             yield lease
 
     async def use(self, url: str, access: Access = "read_only") -> Any:
@@ -333,7 +333,7 @@ async def checked(house: House, url: str) -> Exception | None:
     """What a health check, made later than the one before, tells."""
     house.clock.now += 1
     await house.engines.check()
-    health = house.engines.health(parse(url)[1], "read_only")
+    health = house.engines.health(Target(*parse(url)), "read_only")
     assert health is not None
     assert health.checked_at == house.clock.now
     return health.error
@@ -353,14 +353,14 @@ async def test_the_check_sees_a_database_that_was_dropped_and_made_again(databas
 
 async def test_nothing_is_known_of_an_engine_nobody_made(sqlite_url: str) -> None:
     async with opened() as house:
-        assert house.engines.health(parse(sqlite_url)[1], "read_only") is None
+        assert house.engines.health(Target(*parse(sqlite_url)), "read_only") is None
 
 
 async def test_the_check_does_not_queue_behind_callers(database_url: str) -> None:
     async with opened() as house, house.lease(database_url) as lease:
         async with lease.connect(), lease.connect(), asyncio.timeout(1):
             await house.engines.check()
-        assert house.engines.health(parse(database_url)[1], "read_only") is None
+        assert house.engines.health(Target(*parse(database_url)), "read_only") is None
 
 
 async def test_the_check_is_no_use_of_an_engine(sqlite_url: str) -> None:
@@ -414,7 +414,7 @@ async def test_the_sweep_and_the_check_run_by_themselves(sqlite_url: str) -> Non
         await house.use(sqlite_url)
 
         async def is_checked() -> bool:
-            return house.engines.health(parse(sqlite_url)[1], "read_only") is not None
+            return house.engines.health(Target(*parse(sqlite_url)), "read_only") is not None
 
         async def is_gone() -> bool:
             return house.locations() == []
@@ -436,7 +436,7 @@ async def test_a_failing_round_does_not_end_the_watch(sqlite_url: str, caplog: p
     now = [0.0]
     dialect, url = parse(sqlite_url)
     async with EngineRegistry(settings(sweep_interval=0.01), clock) as engines:
-        async with engines.lease(dialect, url, "read_only", POOL) as lease:
+        async with engines.lease(Target(dialect, url), "read_only", POOL) as lease:
             await ask(lease)
         rounds.append(True)
         await eventually(lambda: settled(lambda: not failures))

@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 
 from manydb import policy as policies
 from manydb import statements
+from manydb.callers import PROCESS
 from manydb.connections import Registration
 from manydb.dialects import DIALECTS
 from manydb.dialects.grammar import Grammar
@@ -390,7 +391,7 @@ class World:
         async def read(on: Any) -> Catalog:
             overview = await dialect.catalog.overview(on)
             schema = (
-                self.registration.url.database if backend == "mysql" else None
+                self.registration.target.url.database if backend == "mysql" else None
             )  # the server has other databases too
             relations = tuple(each for each in overview.relations if schema in (None, each.schema))
             tables = await dialect.catalog.describe(on, [relation.address for relation in relations])
@@ -414,7 +415,7 @@ Open = Callable[[str], Awaitable[tuple[World, ...]]]
 async def opened(stack: AsyncExitStack, url: str) -> World:
     settings = Settings.load(connections={"shop": url})
     gateway = await stack.enter_async_context(Gateway.open(settings))
-    return World(gateway, gateway.connections.get(None))
+    return World(gateway, gateway.connections.get(PROCESS, None))
 
 
 @pytest.fixture(scope="module")

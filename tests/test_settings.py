@@ -49,7 +49,7 @@ def message_of(load: Callable[[], object]) -> str:
 
 def connect() -> Connections:
     """All that happens before a server opens anything."""
-    return Connections.of(Settings.load())
+    return Connections.configured(Settings.load())
 
 
 # -- sources and precedence ------------------------------------------------------------------------------------------
@@ -273,19 +273,19 @@ def test_a_url_and_a_part_that_disagree_are_a_contradiction(toml: WriteToml, key
 def test_a_url_and_a_part_that_agree_are_fine(toml: WriteToml, key: str, value: str) -> None:
     toml(f"[connections.sales]\nurl = 'postgres://app:{SECRET}@DB.example:5432/sales'\n{key} = {value}\n")
     (found,) = connect()
-    assert (found.url.host, found.url.password) == ("db.example", SECRET)
+    assert (found.target.url.host, found.target.url.password) == ("db.example", SECRET)
 
 
 def test_a_password_may_stand_beside_a_url_without_one(toml: WriteToml) -> None:
     toml("[connections.sales]\nurl = 'postgresql://app@db.example/sales'\npassword = 'p@ss/word'\n")
     (found,) = connect()
-    assert found.url.password == "p@ss/word"
+    assert found.target.url.password == "p@ss/word"
 
 
 def test_parts_make_a_url(toml: WriteToml) -> None:
     toml("[connections.s]\ndriver = 'mysql'\nhost = 'db.example'\nuser = 'a@b'\npassword = ':/@'\ndatabase = 'shop'\n")
     (found,) = connect()
-    url = found.url
+    url = found.target.url
     assert (url.drivername, url.host, url.username, url.password) == ("mysql+aiomysql", "db.example", "a@b", ":/@")
 
 
@@ -314,5 +314,5 @@ def test_two_connections_of_one_database_may_differ_in_limits_and_access(toml: W
 def test_nothing_that_is_shown_of_a_registration_holds_its_password(toml: WriteToml) -> None:
     toml(f"[connections.sales]\nurl = '{URL}'\n")
     settings = Settings.load()
-    (found,) = Connections.of(settings)
+    (found,) = Connections.configured(settings)
     assert SECRET not in repr(found) + found.location + repr(settings)

@@ -20,7 +20,7 @@ from manydb.dialects.grammar import Grammar
 from manydb.dialects.mysql.grammar import GRAMMAR as MYSQL
 from manydb.dialects.postgresql.grammar import GRAMMAR as POSTGRESQL
 from manydb.dialects.rows import Rows
-from manydb.engines import EngineRegistry, Lease, Pool
+from manydb.engines import EngineRegistry, Lease, Pool, Target
 from manydb.errors import Forbidden, ManydbError, ReadOnly, SqlSyntax
 from manydb.settings import Settings
 from tests.conftest import Databases
@@ -90,7 +90,7 @@ async def state(bench: Bench, line: dict[str, Any]) -> object:
 async def reading(registry: EngineRegistry, bench: Bench) -> AsyncGenerator[Lease]:
     """The engine that reads run on, with one connection, so that each call is lent the one that the last gave back."""
     dialect, url = dialects.parse(bench.url.render_as_string(hide_password=False))
-    async with registry.lease(dialect, url, "read_only", Pool(size=1, recycle=3600, idle_ttl=3600)) as lease:
+    async with registry.lease(Target(dialect, url), "read_only", Pool(size=1, recycle=3600, idle_ttl=3600)) as lease:
         yield lease
 
 

@@ -170,7 +170,7 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
 
     from manydb.connections import Connections  # noqa: PLC0415
 
-    Connections.of(settings)  # a contradiction ends the start here, before anything is opened
+    Connections.configured(settings)  # a contradiction ends the start here, before anything is opened
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

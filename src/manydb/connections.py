@@ -1,18 +1,23 @@
 """Registrations: what stands behind a connection's name."""
 
 import difflib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Self
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from sqlalchemy import URL, make_url
 
 from manydb import dialects
+from manydb.admission import Admission
+from manydb.callers import Caller
 from manydb.dialects import Dialect
-from manydb.engines import Pool
+from manydb.engines import Pool, Target
 from manydb.errors import BadParameter, SettingsError, UnknownConnection
+from manydb.handles import Handles
 from manydb.policy import Policy
-from manydb.settings import Access, ConnectionSettings, Settings
+from manydb.settings import NAME_RULE, Access, ConnectionSettings, Settings, is_name
 
 _PARTS = ("driver", "host", "port", "user", "password", "database")
 
@@ -26,55 +31,167 @@ class Limits:
     timeout_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Registration:
-    """A named database; *url* is normalised and holds the password, so it is never shown."""
+    """A named database. *owner* is the caller who registered it, None for the server's own."""
 
     name: str
-    dialect: Dialect
-    url: URL = field(repr=False)
+    target: Target
     access: Access
     policy: Policy
     description: str
     limits: Limits
     pool: Pool
+    owner: Caller | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.target.dialect
 
     @property
     def location(self) -> str:
         """Where it is, without credentials."""
-        return self.dialect.location(self.url)
+        return self.target.location
 
 
 class Connections:
-    """The server's own registrations, by name, in the order they were given."""
+    """The server's own registrations, by name, in the order they were given; and each caller's, which expire.
 
-    def __init__(self, registrations: list[Registration]) -> None:
+    *left* is awaited for every registration of a caller that goes, with whether it was the last one of its target.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registrations: list[Registration],
+        left: Callable[[Registration, bool], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._left = left
         self._by_name = {registration.name: registration for registration in registrations}
+        self._targets = Counter[Target]()
+        self._registered = Handles[Registration](
+            "connection",
+            "connection",
+            "see list_connections, or register it again",
+            idle_ttl=settings.registration_ttl,
+            per_owner=settings.max_registrations,
+            total=settings.max_all_registrations,
+            end=self._end,
+        )
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def configured(
+        cls, settings: Settings, left: Callable[[Registration, bool], Awaitable[None]] | None = None
+    ) -> Self:
         """Read every configured connection; opens nothing. Raises SettingsError naming file and key."""
         registrations = [_registration(settings, name, given) for name, given in settings.connections.items()]
         _require_one_pool_per_engine(settings, registrations)
-        return cls(registrations)
+        return cls(settings, registrations, left or _nothing)
 
     def __iter__(self) -> Iterator[Registration]:
+        """The server's own."""
         return iter(self._by_name.values())
 
     def __len__(self) -> int:
         return len(self._by_name)
 
-    def get(self, name: str | None) -> Registration:
-        """The registration called *name*; where there is only one, it needs no name. Raises UnknownConnection."""
-        if name is None and len(self._by_name) == 1:
-            return next(iter(self._by_name.values()))
-        if name is not None and (found := self._by_name.get(name)):
+    def visible(self, caller: Caller) -> list[Registration]:
+        """All that *caller* may be told of: the server's own, then its own."""
+        return [*self, *(registration for _, registration, _ in self._registered.of(caller))]
+
+    def get(self, caller: Caller, name: str | None) -> Registration:
+        """*caller*'s connection called *name*; where there is only one, it needs no name. Raises UnknownConnection."""
+        if name is not None and (found := self._by_name.get(name) or self._registered.find(caller, _key(caller, name))):
             return found
-        known = ", ".join(self._by_name) or "none (start the server with --connection name=url)"
+        visible = {registration.name: registration for registration in self.visible(caller)}
+        if name is None and len(visible) == 1:
+            return self.get(caller, next(iter(visible)))
+        known = ", ".join(visible) or "none (start the server with --connection name=url)"
         if name is None:
-            raise UnknownConnection(f"which connection? known: {known}", suggestions=list(self._by_name)[:10])
-        near = difflib.get_close_matches(name, self._by_name, n=3, cutoff=0.5)
+            raise UnknownConnection(f"which connection? known: {known}", suggestions=list(visible)[:10])
+        near = difflib.get_close_matches(name, visible, n=3, cutoff=0.5)
         raise UnknownConnection(f"no connection named {name!r}; known: {known}", suggestions=near)
+
+    # -- callers' own ------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, caller: Caller, name: str, admission: Admission, access: Access, description: str
+    ) -> Registration:
+        """What `register` would keep, checked but not kept yet. Raises BadParameter and TooMany.
+
+        Nobody known gets a name that nobody guesses: it is all that leads back to the connection.
+        """
+        if not is_name(name):
+            raise BadParameter(f"name: {NAME_RULE}")
+        if name in self._by_name or self._registered.find(caller, _key(caller, name)):
+            raise BadParameter(f"there is a connection named {name!r} already; take another name, or remove it first")
+        self._registered.require_room(caller)
+        settings = self._settings
+        return Registration(
+            name=name if caller.is_known else f"{name[:40]}-{secrets.token_urlsafe(12)}",
+            target=Target(admission.dialect, admission.url, admission),
+            access=access,
+            policy=Policy.of(access, case_sensitive=admission.dialect.case_sensitive_names),
+            description=description,
+            limits=Limits(settings.row_cap, settings.byte_budget, settings.timeout_seconds),
+            pool=Pool(settings.pool_size, settings.pool_recycle, settings.engine_idle_ttl),
+            owner=caller,
+        )
+
+    def register(self, owner: Caller, registration: Registration) -> None:
+        """Keep *owner*'s registration, of `prepare`. Raises TooMany, and BadParameter where the name was taken."""
+        key = _key(owner, registration.name)
+        if self._registered.find(owner, key):
+            raise BadParameter(f"there is a connection named {registration.name!r} already")
+        self._registered.add(owner, registration, key)
+        self._targets[registration.target] += 1
+
+    async def remove(self, caller: Caller, name: str) -> Registration:
+        """Forget *caller*'s own connection. Raises UnknownConnection, and BadParameter for the server's own."""
+        registration = self.get(caller, name)
+        if registration.owner is None:
+            raise BadParameter(f"{name!r} is the server's own connection; only what a caller registered can be removed")
+        await self._registered.remove(_key(caller, name), "was removed")
+        return registration
+
+    def is_needed(self, target: Target) -> bool:
+        """Does any registration lead to *target*?"""
+        return self._targets[target] > 0
+
+    def count(self) -> int:
+        """Registrations of all callers together."""
+        return len(self._registered)
+
+    noun: ClassVar[str] = "connection"
+
+    def of(self, caller: Caller) -> list[tuple[str, Registration, float]]:
+        """What *caller* registered: name, registration, and the seconds left if nobody uses it."""
+        return [(registration.name, registration, left) for _, registration, left in self._registered.of(caller)]
+
+    async def release(self, caller: Caller) -> None:
+        await self._registered.release(caller)
+
+    async def sweep(self) -> None:
+        await self._registered.sweep()
+
+    async def aclose(self) -> None:
+        await self._registered.aclose()
+
+    async def _end(self, registration: Registration) -> None:
+        self._targets[registration.target] -= 1
+        is_last = not self.is_needed(registration.target)
+        if is_last:
+            del self._targets[registration.target]
+        await self._left(registration, is_last)
+
+
+async def _nothing(_registration: Registration, _is_last: bool) -> None:  # noqa: FBT001
+    pass
+
+
+def _key(caller: Caller, name: str) -> str:
+    return f"{caller.kind}\x00{caller.key}\x00{name}" if caller.is_known else name
 
 
 def _registration(settings: Settings, name: str, given: ConnectionSettings) -> Registration:
@@ -87,8 +204,7 @@ def _registration(settings: Settings, name: str, given: ConnectionSettings) -> R
         raise SettingsError(f"{settings.place('connections', name, exc.key)}: {exc}") from None
     return Registration(
         name=name,
-        dialect=dialect,
-        url=url,
+        target=Target(dialect, url),
         access=given.access,
         policy=_policy(settings, name, given, dialect),
         description=given.description,
@@ -163,9 +279,9 @@ def _is_driver(text: str, dialect: Dialect, url: URL) -> bool:
 
 def _require_one_pool_per_engine(settings: Settings, registrations: list[Registration]) -> None:
     """Registrations of one URL read through one engine, whatever their access, so they cannot want different pools."""
-    first: dict[URL, Registration] = {}
+    first: dict[Target, Registration] = {}
     for registration in registrations:
-        other = first.setdefault(registration.url, registration)
+        other = first.setdefault(registration.target, registration)
         if other.pool != registration.pool:
             raise SettingsError(
                 f"{settings.place('connections', registration.name)}: names the same database as "

@@ -1,4 +1,4 @@
-"""One AsyncEngine per URL and access: made on first use, leased for a call, disposed after an idle TTL."""
+"""One AsyncEngine per target and access: made on first use, leased for a call, disposed after an idle TTL."""
 
 import asyncio
 import logging
@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
+from manydb.admission import Admission
 from manydb.dialects import Dialect
 from manydb.errors import ManydbError, PoolBusy
 from manydb.settings import Access, Settings
@@ -32,6 +33,20 @@ class Pool:
     size: int
     recycle: float
     idle_ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database that engines lead to. What a caller registered (*admission*) is guarded, and never the operator's."""
+
+    dialect: Dialect
+    url: URL = field(repr=False)
+    admission: Admission | None = None
+
+    @property
+    def location(self) -> str:
+        """Where it is, without credentials."""
+        return self.dialect.location(self.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +68,20 @@ class Lease:
     """An engine, held: it is neither idle nor disposed while the lease lasts."""
 
     engine: AsyncEngine
-    dialect: Dialect
-    url: URL
+    target: Target
     side: Callable[[], AsyncEngine]
     """Makes an engine without a pool to the same database; whoever calls it disposes it."""
     health: Health | None = None
     calls: set[Stoppable] = field(default_factory=set)
     """What runs on its connections now; stopped in the database when the registry closes."""
+    held: int = 0
+    """Connections that transactions across calls keep: never more than half of the pool."""
     is_closed: bool = False
     """The registry has closed: a connection that is still out is dropped when it comes back."""
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.target.dialect
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[AsyncConnection]:
@@ -75,7 +95,7 @@ class Lease:
         except ManydbError:
             raise
         except Exception as exc:  # whatever a driver raises while connecting
-            raise self.dialect.connect_error(exc, self.url) from exc
+            raise self.dialect.connect_error(exc, self.target.url) from exc
         try:
             yield connection
         finally:
@@ -117,13 +137,16 @@ class _Entry:
         return self.leases > 0 or self.is_checked
 
 
+_Key = tuple[Target, Access]
+
+
 @dataclass(eq=False)
 class EngineRegistry:
     """Use as an async context manager; the sweep and the health check run while it is open."""
 
     settings: Settings
     clock: Callable[[], float] = time.monotonic
-    _entries: dict[tuple[URL, Access], _Entry] = field(default_factory=dict)
+    _entries: dict[_Key, _Entry] = field(default_factory=dict)
     _retired: set[_Entry] = field(default_factory=set)
     _watches: set[asyncio.Task[None]] = field(default_factory=set)
     _disposals: set[asyncio.Task[None]] = field(default_factory=set)
@@ -151,22 +174,20 @@ class EngineRegistry:
             await asyncio.gather(*self._disposals, *(_dispose(entry) for entry in entries))
 
     @asynccontextmanager
-    async def lease(
-        self, dialect: Dialect, url: URL, access: Access, pool: Pool | None = None
-    ) -> AsyncGenerator[Lease]:
-        """Hold the engine of *url* and *access*, made from *pool* if it is new.
+    async def lease(self, target: Target, access: Access, pool: Pool | None = None) -> AsyncGenerator[Lease]:
+        """Hold the engine of *target* and *access*, made from *pool* if it is new.
 
         Raises PoolBusy where `max_engines` are alive and all of them leased. An engine past its lifetime makes room at
         once, and lives on beside its successor until its last lease ends.
         """
         # No await between look-up and insert: two hundred callers at once find or make one engine without a lock.
-        key = (url, access)
+        key = (target, access)
         entry = self._entries.get(key)
         if entry is not None and self._is_old(entry):
             self._retire(key)
             entry = None
         if entry is None:
-            entry = self._add(key, dialect, pool or self.default_pool())
+            entry = self._add(key, pool or self.default_pool())
         entry.leases += 1
         try:
             yield entry.lease
@@ -182,17 +203,22 @@ class EngineRegistry:
         """The live engines, in the order they were made."""
         return [self._stats(key, entry) for key, entry in self._entries.items()]
 
-    def health(self, url: URL, access: Access) -> Health | None:
+    def health(self, target: Target, access: Access) -> Health | None:
         """What the last check or call of that engine told; None where there is no engine or nothing is known."""
-        entry = self._entries.get((url, access))
+        entry = self._entries.get((target, access))
         return entry.lease.health if entry else None
+
+    def retire(self, target: Target) -> None:
+        """Nobody needs engines to *target* any more: each is disposed when its last lease ends."""
+        for key in [key for key in self._entries if key[0] == target]:
+            self._retire(key)
 
     async def sweep(self) -> None:
         """Dispose engines that are idle for longer than their TTL, retire those past their lifetime."""
         now = self.clock()
         for key, entry in list(self._entries.items()):
             if entry.leases == 0 and now - entry.last_used >= entry.pool.idle_ttl:
-                _log.info("engine of %s is idle: disposed", entry.lease.dialect.location(entry.lease.url))
+                _log.info("engine of %s is idle: disposed", entry.lease.target.location)
                 self._retire(key)
             elif self._is_old(entry):
                 self._retire(key)
@@ -222,14 +248,15 @@ class EngineRegistry:
             async with asyncio.timeout(self.settings.connect_timeout), lease.connect():
                 return None  # the pool pings before it lends
         except TimeoutError as exc:
-            return lease.dialect.connect_error(exc, lease.url)
+            return lease.dialect.connect_error(exc, lease.target.url)
         except PoolBusy:
             raise
         except ManydbError as exc:
             return exc
 
-    def _add(self, key: tuple[URL, Access], dialect: Dialect, pool: Pool) -> _Entry:
-        url, access = key
+    def _add(self, key: _Key, pool: Pool) -> _Entry:
+        target, access = key
+        dialect, url, admission = target.dialect, target.url, target.admission
         # First, for it may fail, and nobody's engine should go for that.
         arguments = dialect.connect_args(url, access, self.settings.connect_timeout)
         if len(self._entries) >= self.settings.max_engines:
@@ -237,13 +264,16 @@ class EngineRegistry:
         driver_url = dialect.driver_url(url, access)
 
         def side() -> AsyncEngine:
-            return create_async_engine(
+            beside = create_async_engine(
                 driver_url,
                 poolclass=NullPool,
                 connect_args=arguments,
                 isolation_level="AUTOCOMMIT",
                 hide_parameters=True,
             )
+            if admission is not None:
+                admission.guard(beside)
+            return beside
 
         engine = create_async_engine(
             driver_url,
@@ -262,8 +292,10 @@ class EngineRegistry:
             | dialect.engine_options(url, access),
         )
         dialect.prepare(engine, access)
+        if admission is not None:
+            admission.guard(engine)
         now = self.clock()
-        entry = _Entry(Lease(engine, dialect, url, side), pool, created=now, last_used=now)
+        entry = _Entry(Lease(engine, target, side), pool, created=now, last_used=now)
         self._entries[key] = entry
         return entry
 
@@ -273,7 +305,7 @@ class EngineRegistry:
             raise PoolBusy(f"all {self.settings.max_engines} engines of this server are in use (max_engines)")
         self._retire(min(idle, key=lambda pair: pair[0])[1])
 
-    def _retire(self, key: tuple[URL, Access]) -> None:
+    def _retire(self, key: _Key) -> None:
         """Take the engine out of use: disposed at once, or when its last lease ends."""
         entry = self._entries.pop(key)
         self._retired.add(entry)
@@ -287,11 +319,11 @@ class EngineRegistry:
     def _is_old(self, entry: _Entry) -> bool:
         return self.clock() - entry.created >= self.settings.engine_max_lifetime
 
-    def _stats(self, key: tuple[URL, Access], entry: _Entry) -> EngineStats:
+    def _stats(self, key: _Key, entry: _Entry) -> EngineStats:
         pool = entry.lease.engine.pool
         queue = pool if isinstance(pool, AsyncAdaptedQueuePool) else None
         return EngineStats(
-            location=entry.lease.dialect.location(key[0]),
+            location=entry.lease.target.location,
             access=key[1],
             size=queue.size() if queue else 0,
             idle=queue.checkedin() if queue else 0,

@@ -21,6 +21,9 @@
     ├── Expired                  EXPIRED              a handle's time is up
     ├── TooLarge                 TOO_LARGE
     ├── Unsupported              UNSUPPORTED
+    ├── ConfirmationNeeded       CONFIRMATION_NEEDED  a write that somebody should look at first
+    ├── OutcomeUnknown           OUTCOME_UNKNOWN      the connection was lost while a commit was under way
+    ├── TooMany                  TOO_MANY             a caller's or the server's share is used up
     └── Internal                 INTERNAL             ours: please report
 
 No message carries a password, a secret of a URL's query or a bound value.
@@ -147,6 +150,21 @@ class TooLarge(ManydbError):
 class Unsupported(ManydbError):
     code = "UNSUPPORTED"
     retry = "fix_sql"
+
+
+class ConfirmationNeeded(ManydbError):
+    code = "CONFIRMATION_NEEDED"
+    retry = "ask_user"
+
+
+class OutcomeUnknown(ManydbError):
+    code = "OUTCOME_UNKNOWN"
+    retry = "ask_user"
+
+
+class TooMany(ManydbError):
+    code = "TOO_MANY"
+    retry = "later"
 
 
 class Internal(ManydbError):

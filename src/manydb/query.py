@@ -37,6 +37,9 @@ class QueryResult:
     size: int = 0
     masked: list[str] = field(default_factory=list)
     """Columns whose values were concealed."""
+    affected: int | None = None
+    generated: int | None = None
+    """Rows that a write affected; the key that the database made for the one row that was inserted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,43 @@ class Page:
 
 
 async def run(
-    connection: AsyncConnection, dialect: Dialect, name: str, statement: Statement, params: Any, *, limit: int
+    connection: AsyncConnection,
+    dialect: Dialect,
+    name: str,
+    statement: Statement,
+    params: Any,
+    *,
+    limit: int,
+    goes_on: bool = False,
+    writes: bool = False,
 ) -> QueryResult:
-    """Run *statement* in the open transaction, reading at most *limit* rows. Driver errors pass through."""
+    """Run *statement* in the open transaction, reading at most *limit* rows. Driver errors pass through.
+
+    The transaction ends with it unless it *goes_on*; a statement that *writes* runs to its end.
+    """
     sql, args = statements.bind(statement, params, connection.dialect.paramstyle)
     started = time.perf_counter()
     try:
-        found = await dialect.fetch(connection, sql, args, limit)
+        if writes:
+            found = await dialect.execute(connection, sql, args, limit)
+        else:
+            found = await dialect.fetch(connection, sql, args, limit, goes_on=goes_on)
     except BadParameter as exc:
         exc.message = _by_name(exc.message, statement, params, connection.dialect.paramstyle)
         raise
     elapsed = round((time.perf_counter() - started) * 1000)
-    return QueryResult(name, found.columns, found.types, found.rows, found.more, elapsed, found.full, found.size)
+    return QueryResult(
+        name,
+        found.columns,
+        found.types,
+        found.rows,
+        found.more,
+        elapsed,
+        found.full,
+        found.size,
+        affected=found.affected,
+        generated=found.generated,
+    )
 
 
 def _by_name(message: str, statement: Statement, params: Any, paramstyle: str) -> str:

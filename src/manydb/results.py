@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from manydb.errors import Expired
 from manydb.query import QueryResult
@@ -29,6 +30,7 @@ class Results:
 
     settings: Settings
     clock: Callable[[], float] = time.monotonic
+    noun: ClassVar[str] = "result"
     _kept: OrderedDict[str, _Kept] = field(default_factory=OrderedDict)
     _bytes: int = 0
 
@@ -47,7 +49,7 @@ class Results:
 
         Raises Expired for an id that is unknown, another caller's, or too old: one answer for all.
         """
-        self.sweep()
+        self._forget_expired()
         kept = self._kept.get(result_id)
         if kept is None or kept.owner not in {None, owner}:
             raise Expired(
@@ -58,8 +60,27 @@ class Results:
         self._kept.move_to_end(result_id)
         return kept.result, kept.shown
 
-    def sweep(self) -> None:
-        """Forget what has expired."""
+    def of(self, owner: object | None) -> list[tuple[str, QueryResult, float]]:
+        """What *owner* keeps: id, rows, and the seconds left if nobody reads on."""
+        if owner is None:
+            return []
+        ends = self.settings.result_ttl - self.clock()
+        kept = self._kept.items()
+        return [(handle, each.result, max(0.0, each.last_used + ends)) for handle, each in kept if each.owner == owner]
+
+    async def release(self, owner: object) -> None:
+        """Forget what *owner* keeps."""
+        for result_id in [result_id for result_id, kept in self._kept.items() if kept.owner == owner]:
+            self._drop(result_id)
+
+    async def sweep(self) -> None:
+        self._forget_expired()
+
+    async def aclose(self) -> None:
+        self._kept.clear()
+        self._bytes = 0
+
+    def _forget_expired(self) -> None:
         oldest_allowed = self.clock() - self.settings.result_ttl
         for result_id, kept in list(self._kept.items()):
             if kept.last_used > oldest_allowed:

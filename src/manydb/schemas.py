@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL
+from manydb.engines import Target
 
 T = TypeVar("T")
 
-_Key = tuple[URL, str]
+_Key = tuple[Target, str]
 
 _MAX_KEPT = 500
 
@@ -33,20 +33,20 @@ class SchemaCache:
     clock: Callable[[], float] = time.monotonic
     _readings: dict[_Key, _Reading] = field(default_factory=dict)
 
-    async def get(self, url: URL, part: str, read: Callable[[], Awaitable[T]], *, ttl: float | None = None) -> T:
+    async def get(self, target: Target, part: str, read: Callable[[], Awaitable[T]], *, ttl: float | None = None) -> T:
         """The part of the schema, by *read* where it is not known or older than *ttl*."""
-        key = (url, part)
+        key = (target, part)
         reading = self._readings.get(key)
         if reading is None or self.clock() - reading.started >= (self.ttl if ttl is None else ttl):
             reading = self._start(key, read)
         return cast("T", await asyncio.shield(reading.task))
 
-    def invalidate(self, url: URL, *, before: float | None = None) -> bool:
-        """Forget what was read of the database behind *url* (only what was begun *before*); whether there was any."""
+    def invalidate(self, target: Target, *, before: float | None = None) -> bool:
+        """Forget what was read of *target* (only what was begun *before*); whether there was any."""
         old = [
             key
             for key, reading in self._readings.items()
-            if key[0] == url and (before is None or reading.started < before)
+            if key[0] == target and (before is None or reading.started < before)
         ]
         for key in old:
             del self._readings[key]

@@ -15,15 +15,24 @@ from manydb.errors import SettingsError
 
 Access = Literal["read_only", "read_write", "admin"]
 Format = Literal["json", "csv", "markdown", "records"]
-Group = Literal["core"]
+Group = Literal["core", "connect", "write", "analysis", "jobs", "operations"]
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+Confirm = Literal["never", "destructive", "always"]
 
 _REFERENCE = re.compile(r"(?P<escape>\$)\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _FILE = "file:"
 _OTHER_VARIABLES = {"MANYDB_CONFIG", "MANYDB_DEMO_URL"}
 
+NAME_RULE = "a connection's name is up to 64 letters, digits, '_', '-' and '.', and begins with none of the last two"
+
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+
+
+def is_name(text: str) -> bool:
+    """Whether a connection may be called *text*."""
+    return bool(_NAME.fullmatch(text))
 
 
 class ConnectionSettings(BaseModel):
@@ -95,6 +104,56 @@ class Settings(BaseSettings):
 
     schema_cache_ttl: Seconds = Field(60, description="how long a schema that was read is believed")
 
+    confirm_writes: Confirm = Field(
+        "destructive", description="which writes must be confirmed: never, destructive or always"
+    )
+    confirm_rows: Count = Field(1_000, description="a write that affects more rows than this is destructive")
+    confirm_ttl: Seconds = Field(600, description="how long the confirm token of a preview is good for")
+    transaction_idle_ttl: Seconds = Field(60, description="an open transaction unused for so long is rolled back")
+    transaction_max_age: Seconds = Field(600, description="an open transaction older than this is rolled back")
+    max_transactions: Count = Field(5, description="open transactions of one caller; of a pool, they take half at most")
+
+    registration: bool | None = Field(
+        None, description="let callers register connections; left out: over stdio yes, over HTTP no"
+    )
+    registration_access: Access = Field("read_only", description="the most access that a caller may register with")
+    registration_drivers: list[str] | None = Field(
+        None, description="drivers that may be registered, such as postgresql+asyncpg; left out: the built-in ones"
+    )
+    registration_hosts: list[str] = Field(default=["*"], description="host patterns that may be registered")
+    registration_networks: list[str] | None = Field(
+        None,
+        description="where hosts may be: CIDR, public, private, loopback; left out: public, over stdio loopback too",
+    )
+    registration_ports: list[str | int] = Field(default=["1024-65535"], description="ports that may be registered")
+    registration_directories: list[str] | None = Field(
+        None, description="where SQLite files may be; left out: over stdio the working directory, over HTTP nowhere"
+    )
+    registration_ttl: Seconds = Field(3_600, description="a caller's connection unused for so long is removed")
+    max_registrations: Count = Field(20, description="connections that one caller may register")
+    max_all_registrations: Count = Field(10_000, description="connections that all callers together may register")
+
+    max_insert_rows: Count = Field(1_000_000, description="rows of one insert_rows call")
+    export_directories: list[str] | None = Field(
+        None, description="where export_query may write; left out: over stdio the working directory, over HTTP nowhere"
+    )
+    export_ttl: Seconds = Field(3_600, description="how long an export waits to be read as a resource")
+    max_exports: Count = Field(20, description="exports that one caller may keep")
+    max_export_bytes: Count = Field(10 * 1024**3, description="bytes of one export")
+
+    max_batch: Count = Field(20, description="queries of one batch_query")
+    max_jobs: Count = Field(20, description="jobs of one caller, running or kept")
+    job_workers: Count = Field(4, description="jobs that run at once; others wait their turn")
+    job_queue: Count = Field(100, description="jobs of all callers that may wait")
+    job_timeout_seconds: Seconds = Field(3_600, description="the most seconds that a job's query may take")
+    job_ttl: Seconds = Field(3_600, description="how long a finished job's result waits for get_job")
+
+    history_size: Count = Field(100, description="statements remembered of one caller")
+    caller_idle_ttl: Seconds = Field(3_600, description="a caller not heard of for so long is forgotten")
+    read_retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        2, description="how often a read is tried again after its connection was lost"
+    )
+
     host: str = Field("127.0.0.1", description="where the HTTP transport listens")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port")
     path: str = Field("/mcp", description="its path")
@@ -107,11 +166,8 @@ class Settings(BaseSettings):
     @classmethod
     def _names_are_plain(cls, connections: dict[str, ConnectionSettings]) -> dict[str, ConnectionSettings]:
         for name in connections:
-            if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"{name!r}: a connection's name is up to 64 letters, digits, '_', '-' and '.', "
-                    "and begins with none of the last two"
-                )
+            if not is_name(name):
+                raise ValueError(f"{name!r}: {NAME_RULE}")
         return connections
 
     @classmethod

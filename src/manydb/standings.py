@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -32,17 +33,17 @@ Read = Callable[[Registration, Callable[[AsyncConnection], Awaitable[Standing]]]
 
 @dataclass
 class Standings:
-    """Standings by connection's name. *read* does work on a connection, and tells `heard` how it went."""
+    """Standings of registrations, as long as these live. *read* does work on one, and tells `heard` how it went."""
 
     read: Read
     clock: Callable[[], float] = time.monotonic
-    _known: dict[str, Standing] = field(default_factory=dict)
-    _probes: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _known: WeakKeyDictionary[Registration, Standing] = field(default_factory=WeakKeyDictionary)
+    _probes: WeakKeyDictionary[Registration, asyncio.Task[None]] = field(default_factory=WeakKeyDictionary)
 
     def heard(self, registration: Registration, error: ManydbError | None = None) -> None:
         """Remember that the database answered, or what kept it from answering."""
-        known = self._known.get(registration.name, Standing())
-        self._known[registration.name] = replace(known, health=Health(self.clock(), error))
+        known = self._known.get(registration, Standing())
+        self._known[registration] = replace(known, health=Health(self.clock(), error))
 
     async def check(self, registration: Registration) -> Standing:
         """Ask the database now. Raises Unreachable, AuthFailed or TlsFailed."""
@@ -53,7 +54,7 @@ class Standings:
 
         told = await self.read(registration, ask)
         standing = replace(told, health=Health(self.clock()))
-        self._known[registration.name] = standing
+        self._known[registration] = standing
         return standing
 
     async def of(self, registrations: Iterable[Registration]) -> list[tuple[Registration, Standing]]:
@@ -62,7 +63,7 @@ class Standings:
         probes = [self._probe(registration) for registration in each if self._is_uncertain(registration)]
         if probes:
             await asyncio.wait(probes, timeout=_WAIT_SECONDS)
-        return [(registration, self._known.get(registration.name, Standing())) for registration in each]
+        return [(registration, self._known.get(registration, Standing())) for registration in each]
 
     async def aclose(self) -> None:
         for probe in self._probes.values():
@@ -70,7 +71,7 @@ class Standings:
         await asyncio.gather(*self._probes.values(), return_exceptions=True)
 
     def _is_uncertain(self, registration: Registration) -> bool:
-        known = self._known.get(registration.name, Standing())
+        known = self._known.get(registration, Standing())
         if known.health is None or (known.health.error is None and known.version is None):
             return True
         return known.health.error is not None and self.clock() - known.health.checked_at > _AGAIN_SECONDS
@@ -80,7 +81,7 @@ class Standings:
             with suppress(ManydbError):  # what went wrong is remembered as the connection's health
                 await self.check(registration)
 
-        running = self._probes.get(registration.name)
+        running = self._probes.get(registration)
         if running is None or running.done():
-            running = self._probes[registration.name] = asyncio.create_task(probe())
+            running = self._probes[registration] = asyncio.create_task(probe())
         return running

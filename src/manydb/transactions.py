@@ -1,8 +1,9 @@
-"""One transaction around a piece of work: begun with its limits, never committed, stopped in the database on cancel."""
+"""Transactions around work: one for a call, or one held open across calls; stopped in the database on cancel."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -10,26 +11,79 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.engines import Lease
-from manydb.errors import ManydbError, StatementTimeout
+from manydb.errors import (
+    BadParameter,
+    Conflict,
+    Expired,
+    Internal,
+    ManydbError,
+    OutcomeUnknown,
+    PoolBusy,
+    StatementTimeout,
+    Unreachable,
+)
+from manydb.settings import Isolation
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
 
 _GRACE_SECONDS = 2.0
 """What a call may take beyond the statement's time: to connect, and for the database's own time-out to come first."""
 _STOP_SECONDS = 1.0
+_CLOSE_SECONDS = 3.0
+_MOST_SAVEPOINTS = 100
 
 
-async def read(lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]], *, timeout: float) -> T:  # noqa: ASYNC109
+# -- one call --------------------------------------------------------------------------------------------------------
+
+
+async def read(lease: Lease, work: Work[T], *, timeout: float) -> T:  # noqa: ASYNC109
     """Do *work* on a connection inside a read-only transaction of at most *timeout* seconds, which is never committed.
 
     Cancelling the caller, or taking longer than the time and its grace, stops the statement in the database and drops
     the connection. Raises ManydbError.
     """
+    return await _once(lease, work, read_only=True, timeout=timeout)
+
+
+async def write(lease: Lease, work: Work[T], *, timeout: float, commit: bool = True) -> T:  # noqa: ASYNC109
+    """Do *work* in a transaction that may write, and commit it if *commit* and the work succeeded.
+
+    Raises OutcomeUnknown where the connection is lost, or the time is over, while the commit is under way.
+    """
+    return await _once(lease, work, read_only=False, timeout=timeout, commit=commit)
+
+
+async def _once(
+    lease: Lease,
+    work: Work[T],
+    *,
+    read_only: bool,
+    timeout: float,  # noqa: ASYNC109
+    commit: bool = False,
+) -> T:
+    async def run(call: _Call) -> T:
+        async with lease.connect() as connection, call.using(connection):
+            await lease.dialect.begin(connection, read_only=read_only, timeout=timeout)
+            call.go_on()
+            answer = await work(connection)
+            if commit:
+                await call.commit(connection)
+            return answer
+
+    return await _stoppable(lease, run, timeout)
+
+
+async def _stoppable(lease: Lease, run: Callable[["_Call"], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
     call = _Call(lease)
+
+    async def work() -> T:
+        return await run(call)
+
     # A task of its own: the level-triggered cancellation of MCP requests would also cancel the driver's own cancelling.
-    call.task = asyncio.create_task(call.run(work, timeout))
+    call.task = asyncio.create_task(work())
     lease.calls.add(call)
     try:
         done, _ = await asyncio.wait({call.task}, timeout=timeout + _GRACE_SECONDS)
@@ -37,7 +91,7 @@ async def read(lease: Lease, work: Callable[[AsyncConnection], Awaitable[T]], *,
             answer: T = call.task.result()
             return answer
         await call.stop()
-        raise StatementTimeout(f"no answer within {timeout:g} s", seconds=timeout)
+        raise call.overdue(timeout)
     except asyncio.CancelledError:
         await call.stop()
         raise
@@ -52,30 +106,54 @@ class _Call:
     lease: Lease
     raw: Any = field(default=None, repr=False)
     is_stopped: bool = False
+    is_committing: bool = False
     task: asyncio.Task[Any] = field(init=False, repr=False)
     stopping: asyncio.Task[None] | None = field(default=None, repr=False)
 
-    async def run(self, work: Callable[[AsyncConnection], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
-        dialect = self.lease.dialect
-        async with self.lease.connect() as connection:
-            try:
-                self.raw = (await connection.get_raw_connection()).driver_connection
-                await dialect.begin(connection, read_only=True, timeout=timeout)
-                if self.is_stopped:
-                    # asyncio.wait_for, with which drivers connect, loses a cancellation that comes at the same moment
-                    # as what it waits for (before Python 3.12).
-                    raise asyncio.CancelledError  # noqa: TRY301 - on the way that a cancellation takes
-                return await work(connection)
-            except ManydbError:
-                raise
-            except Exception as exc:  # the other of the two places where driver errors become ours
-                raise dialect.error(exc) from exc
-            finally:
-                # What is about to be stopped may be stopped a moment later, so nobody else gets this connection; nor
-                # does anybody know in which state a driver leaves one whose call was cut off.
-                self.raw = None
-                if self.is_stopped:
-                    await connection.invalidate()
+    @asynccontextmanager
+    async def using(self, connection: AsyncConnection) -> AsyncGenerator[None]:
+        """Let the call be stopped while it works on *connection*, with errors that are ours."""
+        try:
+            self.raw = (await connection.get_raw_connection()).driver_connection
+            yield
+        except ManydbError:
+            raise
+        except Exception as exc:  # the other of the two places where driver errors become ours
+            raise self.lease.dialect.error(exc) from exc
+        finally:
+            # What is about to be stopped may be stopped a moment later, so nobody else gets this connection; nor
+            # does anybody know in which state a driver leaves one whose call was cut off.
+            self.raw = None
+            if self.is_stopped:
+                await connection.invalidate()
+
+    def go_on(self) -> None:
+        """Raises CancelledError where the call is to stop.
+
+        asyncio.wait_for, with which drivers connect, loses a cancellation that comes at the same moment as what it
+        waits for (before Python 3.12).
+        """
+        if self.is_stopped:
+            raise asyncio.CancelledError
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """From here on nobody can tell what a lost connection meant. Raises OutcomeUnknown and Conflict."""
+        self.is_committing = True
+        try:
+            await self.lease.dialect.commit(connection)
+        except ManydbError:
+            raise
+        except Exception as exc:
+            error = self.lease.dialect.error(exc)
+            if isinstance(error, Unreachable | Internal):
+                raise OutcomeUnknown(_UNKNOWN) from exc
+            raise error from exc
+        self.is_committing = False
+
+    def overdue(self, seconds: float) -> ManydbError:
+        if self.is_committing:
+            return OutcomeUnknown(_UNKNOWN)
+        return StatementTimeout(f"no answer within {seconds:g} s", seconds=seconds)
 
     async def stop(self) -> None:
         """End the call and its statement in the database; in bounded time, whatever the network is.
@@ -95,6 +173,9 @@ class _Call:
             self.stopping.add_done_callback(lambda _: self.lease.calls.discard(self))
 
     async def _stop(self) -> None:
+        if self.is_committing:
+            # What is nearly done is better finished than left in doubt.
+            await asyncio.wait({self.task}, timeout=_STOP_SECONDS)
         self.is_stopped = True
         if self.raw is not None:
             try:
@@ -107,7 +188,192 @@ class _Call:
         await asyncio.wait({self.task}, timeout=_STOP_SECONDS)
 
 
+_UNKNOWN = (
+    "the connection was lost while the commit was under way: nobody can tell whether the change lasts; "
+    "look at the data before you do it again"
+)
+
+
 def _forget(task: asyncio.Task[Any]) -> None:
     """Retrieve how *task* ended: nobody is left to hear it."""
     if not task.cancelled():
         task.exception()
+
+
+# -- across calls ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Transaction:
+    """A transaction that stays open between calls, on a connection of its own: `begin` makes it.
+
+    One statement runs at a time. A statement that fails leaves the transaction as it was before; one that is stopped,
+    a conflict and a lost connection end it.
+    """
+
+    lease: Lease
+    read_only: bool
+    connection: AsyncConnection = field(repr=False)
+    _closing: Callable[[], Awaitable[None]] = field(repr=False)
+    ended: str = ""
+    """Why there is no transaction any more; empty while it is open."""
+    savepoints: list[str] = field(default_factory=list)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    _running: _Call | None = field(default=None, repr=False)
+
+    async def run(self, work: Work[T], *, timeout: float) -> T:  # noqa: ASYNC109
+        """Do *work* in the transaction. Raises Expired where it has ended."""
+
+        async def guarded(connection: AsyncConnection) -> T:
+            if not self.lease.dialect.aborts_on_error:
+                return await work(connection)
+            await connection.exec_driver_sql(f"SAVEPOINT {_GUARD}")
+            try:
+                answer = await work(connection)
+            except Exception:  # whatever it was: the transaction goes on as if the statement had not been
+                with suppress(Exception):  # there may be no connection any more, which the first error tells
+                    await connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_GUARD}")
+                raise
+            await connection.exec_driver_sql(f"RELEASE SAVEPOINT {_GUARD}")
+            return answer
+
+        return await self._statement(guarded, timeout)
+
+    async def commit(self, *, timeout: float) -> None:  # noqa: ASYNC109
+        """Make it last. Raises Expired, Conflict, ConstraintViolated (deferred ones) and OutcomeUnknown."""
+        try:
+            await self._do(lambda call: call.commit(self.connection), timeout)
+        except ManydbError as exc:
+            self._end(f"could not be committed ({exc.code})")
+            raise
+        self.ended = "was committed"
+
+    async def savepoint(self, *, timeout: float) -> str:  # noqa: ASYNC109
+        """Set one; its name."""
+        if len(self.savepoints) >= _MOST_SAVEPOINTS:
+            raise BadParameter(f"a transaction has {_MOST_SAVEPOINTS} savepoints at most")
+        name = f"s{len(self.savepoints) + 1}"
+        await self._statement(lambda on: on.exec_driver_sql(f"SAVEPOINT {name}"), timeout)
+        self.savepoints.append(name)
+        return name
+
+    async def roll_back_to(self, name: str, *, timeout: float) -> None:  # noqa: ASYNC109
+        """Undo what came after the savepoint *name*, which stays. Raises BadParameter where there is none."""
+        place = self._place(name)
+        await self._statement(lambda on: on.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}"), timeout)
+        del self.savepoints[place + 1 :]
+
+    async def release(self, name: str, *, timeout: float) -> None:  # noqa: ASYNC109
+        """Forget the savepoint *name* and those after it; what was done stays. Raises BadParameter."""
+        place = self._place(name)
+        await self._statement(lambda on: on.exec_driver_sql(f"RELEASE SAVEPOINT {name}"), timeout)
+        del self.savepoints[place:]
+
+    async def close(self) -> None:
+        """Roll back what was not committed, and give the connection back; in bounded time."""
+        self._end("was rolled back")
+        if self._running is not None:
+            await self._running.stop()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_SECONDS):
+            await self._closing()
+
+    def _place(self, name: str) -> int:
+        if name not in self.savepoints:
+            known = ", ".join(self.savepoints) or "none"
+            raise BadParameter(f"the transaction has no savepoint {name[:40]!r}; it has: {known}")
+        return self.savepoints.index(name)
+
+    async def _do(self, step: Callable[[_Call], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
+        """One step of the transaction, when its turn comes; whatever leaves no transaction behind is remembered."""
+        async with self._turn:
+            if self.ended:
+                raise Expired(f"the transaction {self.ended}; begin another")
+            try:
+                return await _stoppable(self.lease, lambda call: self._run(call, step), timeout)
+            except BaseException as exc:
+                if isinstance(exc, asyncio.CancelledError) or self.connection.invalidated:
+                    self._end("was rolled back, because a statement in it was stopped")
+                raise
+
+    async def _run(self, call: _Call, step: Callable[[_Call], Awaitable[T]]) -> T:
+        self._running = call
+        try:
+            async with call.using(self.connection):
+                return await step(call)
+        except ManydbError as exc:
+            await self._look(exc)
+            raise
+        finally:
+            self._running = None
+
+    async def _statement(self, work: Work[T], timeout: float) -> T:  # noqa: ASYNC109
+        async def step(call: _Call) -> T:
+            await self.lease.dialect.limit(self.connection, timeout)
+            call.go_on()
+            return await work(self.connection)
+
+        return await self._do(step, timeout)
+
+    def _end(self, reason: str) -> None:
+        """There is no transaction any more; what was found out first is the reason."""
+        self.ended = self.ended or reason
+
+    async def _look(self, error: ManydbError) -> None:
+        """Does the transaction live on after *error*?"""
+        if isinstance(error, Conflict):
+            self.ended = "was rolled back, because it was in conflict with another"
+        elif isinstance(error, Unreachable | OutcomeUnknown | Internal):
+            self.ended = "was rolled back, because its connection was lost"
+        elif self.connection.invalidated or not await self.lease.dialect.is_open(self.connection):
+            self.ended = f"was rolled back by the database ({error.code})"
+
+
+_GUARD = "manydb_guard"
+
+
+async def begin(
+    lease: Lease,
+    closing: Callable[[], Awaitable[None]],
+    *,
+    read_only: bool,
+    isolation: Isolation | None,
+    timeout: float,  # noqa: ASYNC109
+) -> Transaction:
+    """Open a transaction that lasts until it is committed or closed; *closing* is awaited at its end.
+
+    Of the lease's pool, transactions take half at most, so that they never starve statements. Raises PoolBusy.
+    """
+    size: int = lease.engine.pool.size()  # type: ignore[attr-defined]  # a QueuePool
+    if lease.held >= size // 2:
+        raise PoolBusy(
+            f"{lease.held} transactions are open on this database; they may hold half of its {size} connections"
+        )
+    borrowed = lease.connect()
+
+    async def give_back() -> None:
+        try:
+            await borrowed.__aexit__(None, None, None)
+        finally:
+            lease.held -= 1
+            await closing()
+
+    opened: list[Transaction] = []
+
+    async def open_it(call: _Call) -> None:
+        transaction = Transaction(lease, read_only, await borrowed.__aenter__(), give_back)
+        opened.append(transaction)
+        async with call.using(transaction.connection):
+            await lease.dialect.begin(transaction.connection, read_only=read_only, timeout=timeout, isolation=isolation)
+            call.go_on()
+
+    lease.held += 1
+    try:
+        await _stoppable(lease, open_it, timeout)
+    except BaseException:
+        if opened:
+            await opened[0].close()
+        else:
+            lease.held -= 1
+            await closing()
+        raise
+    return opened[0]

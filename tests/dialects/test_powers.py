@@ -23,7 +23,7 @@ from manydb.dialects.mysql import powers as mysql
 from manydb.dialects.postgresql import powers as postgresql
 from manydb.dialects.powers import PASSWORD, Powers, counted, listed
 from manydb.dialects.sqlite import powers as sqlite
-from manydb.engines import EngineRegistry
+from manydb.engines import EngineRegistry, Target
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.servers import entered, new_name
@@ -38,7 +38,7 @@ async def probe(url: URL) -> Powers:
     dialect = next(each for each in DIALECTS if each.name == url.get_backend_name())
     async with (
         EngineRegistry(Settings.load()) as engines,
-        engines.lease(dialect, dialect.normalise(url), "read_only") as lease,
+        engines.lease(Target(dialect, dialect.normalise(url)), "read_only") as lease,
     ):
         found: Powers = await transactions.read(lease, MODULES[dialect.name].powers, timeout=5)
     return found

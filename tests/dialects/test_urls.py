@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import make_url
 
 from manydb import dialects, transactions
+from manydb.callers import PROCESS
 from manydb.connections import Connections
 from manydb.engines import EngineRegistry
 from manydb.errors import AuthFailed, BadParameter, ManydbError, SettingsError, TlsFailed, Unreachable
@@ -167,7 +168,7 @@ def test_options_that_are_wrong_or_run_code_are_refused(written: str, said: str)
 
 
 def registered(**given: Any) -> Any:
-    return Connections.of(settings(connections={"shop": given})).get("shop")
+    return Connections.configured(settings(connections={"shop": given})).get(PROCESS, "shop")
 
 
 def test_parts_fill_in_what_a_url_leaves_out() -> None:

@@ -111,4 +111,4 @@ async def test_rows_that_are_kept_are_concealed_too(desk: Desk) -> None:
 def test_a_malformed_pattern_ends_the_start() -> None:
     settings = Settings.load(overrides={"connections": {"db": {"url": "sqlite:///x.db", "mask": ["email"]}}})
     with pytest.raises(SettingsError, match=r"connections\.db: .*mask"):
-        Connections.of(settings)
+        Connections.configured(settings)

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -22,7 +22,8 @@ from manydb.dialects.catalog import Catalog
 from manydb.dialects.grammar import STANDARD, Grammar
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
-from manydb.settings import Access
+from manydb.dialects.schema import TableName
+from manydb.settings import Access, Isolation
 
 __all__ = ["Dialect", "Rows", "causes", "original"]
 
@@ -52,6 +53,10 @@ class Dialect:
     """Runs the statement and reports what happened; empty where a database cannot."""
     note: ClassVar[str] = ""
     """What a writer of SQL for other databases most often gets wrong here: part of a syntax error's reply."""
+    aborts_on_error: ClassVar[bool] = False
+    """Whether a failed statement leaves its transaction unusable, unless a savepoint was set before."""
+    commits_ddl: ClassVar[bool] = False
+    """Whether a change of the schema commits the transaction it is in."""
     grammar: ClassVar[Grammar] = STANDARD
     catalog: ClassVar[Catalog] = Catalog()
 
@@ -91,6 +96,10 @@ class Dialect:
         host = f"{url.host}:{url.port}" if url.port else url.host or ""
         return f"{host}/{url.database or ''}"
 
+    def is_shared(self, url: URL) -> bool:  # noqa: ARG002 - for those that have one in memory
+        """Whether all engines of *url* see the same data."""
+        return True
+
     # -- engines -----------------------------------------------------------------------------------------------------
 
     def driver_url(self, url: URL, access: Access) -> URL:  # noqa: ARG002 - for those who need it
@@ -126,12 +135,56 @@ class Dialect:
 
     # -- a call ------------------------------------------------------------------------------------------------------
 
-    async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ARG002, ASYNC109
-        """Open a transaction that ends by itself after *timeout* seconds and, if *read_only*, cannot write."""
+    async def begin(
+        self,
+        connection: AsyncConnection,
+        *,
+        read_only: bool,  # noqa: ARG002
+        timeout: float,  # noqa: ARG002, ASYNC109
+        isolation: Isolation | None = None,
+    ) -> None:
+        """Open a transaction whose statements end by themselves after *timeout* seconds; *read_only*, it cannot write.
+
+        Raises Unsupported for an *isolation* that this database does not offer.
+        """
+        if isolation is not None:
+            raise errors.Unsupported(f"the isolation of {self.title}'s transactions cannot be chosen")
         await connection.exec_driver_sql("BEGIN")
 
-    async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
-        """Run one statement in the open transaction and read at most *limit* rows."""
+    async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
+        """Give the next statements of an open transaction *timeout* seconds each."""
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        """Make the transaction last. Raises Conflict where the database rolled it back instead."""
+        await connection.exec_driver_sql("COMMIT")
+
+    async def is_open(self, connection: AsyncConnection) -> bool:  # noqa: ARG002 - for those who can tell
+        """Whether the transaction is still open after a statement failed."""
+        return True
+
+    async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+        """Run one statement to its end, whatever it does; keep at most *limit* of the rows that it returns."""
+        if not args and connection.dialect.paramstyle in {"format", "pyformat"}:
+            sql = sql.replace("%", "%%")
+        return await execution.execute(connection, sql, args, limit)
+
+    async def lasting(self, connection: AsyncConnection, tables: Sequence[TableName]) -> str:  # noqa: ARG002
+        """Why changes to *tables* would outlast a rollback; "" where they would not."""
+        return ""
+
+    async def fetch(
+        self,
+        connection: AsyncConnection,
+        sql: str,
+        args: tuple[Any, ...],
+        limit: int,
+        *,
+        goes_on: bool = False,  # noqa: ARG002 - for those whose connection a cut result costs
+    ) -> Rows:
+        """Run one statement in the open transaction and read at most *limit* rows.
+
+        Unless the transaction *goes_on*, it may be ended by that.
+        """
         if not args and connection.dialect.paramstyle in {"format", "pyformat"}:
             sql = sql.replace("%", "%%")  # SQLAlchemy passes no arguments as (), and these drivers then fill them in
         return await execution.fetch(connection, sql, args, limit)

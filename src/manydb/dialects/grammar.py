@@ -111,17 +111,22 @@ class FunctionRule:
     pattern: re.Pattern[str]
     reason: str
     suggestion: str = "leave the call out; reads may use functions that only compute"
+    writes: bool = False
+    """Whether a statement that may write may call them."""
 
 
-def functions(pattern: str, reason: str, suggestion: str | None = None) -> FunctionRule:
+def functions(pattern: str, reason: str, suggestion: str | None = None, *, writes: bool = False) -> FunctionRule:
     """A rule for the names that *pattern* (blanks ignored) matches."""
     compiled = re.compile(pattern, re.VERBOSE)
-    return FunctionRule(compiled, reason, suggestion) if suggestion else FunctionRule(compiled, reason)
+    given = {"suggestion": suggestion} if suggestion else {}
+    return FunctionRule(compiled, reason, **given, writes=writes)
 
 
+WRITES = ("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE")
+"""The verbs of rows; other writes (files, routines) have no statement here."""
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(["SELECT", "WITH", "VALUES", "TABLE", "("], "read"),
-    **dict.fromkeys(["INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "COPY", "IMPORT", "CALL", "DO"], "write"),
+    **dict.fromkeys([*WRITES, "COPY", "IMPORT", "CALL", "DO"], "write"),
     **dict.fromkeys(["CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "COMMENT", "GRANT", "REVOKE", "REINDEX"], "ddl"),
     **dict.fromkeys(["REFRESH", "CLUSTER", "SECURITY", "REASSIGN"], "ddl"),
     **dict.fromkeys(["BEGIN", "START", "COMMIT", "ROLLBACK", "ABORT", "END", "SAVEPOINT", "RELEASE"], "transaction"),
@@ -144,6 +149,11 @@ class Grammar:
     commands: Mapping[str, CommandReader] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     checks: tuple[Check, ...] = ()
+    """Of a read alone."""
+    always: tuple[Check, ...] = ()
+    """Of every statement, whatever its access."""
+    definable: frozenset[str] = frozenset({"TABLE", "VIEW", "INDEX"})
+    """What a change of the schema may be about."""
     function_rules: tuple[FunctionRule, ...] = ()
     harmless_functions: re.Pattern[str] = re.compile(r"(?!)")  # declared to act by the catalog, but only compute
     fields_call_functions: bool = False  # (x).f is f(x)
@@ -194,11 +204,33 @@ def refuse_locks(source: Source) -> Refusal | None:
     return None
 
 
-def refuse_functions(source: Source, grammar: Grammar, names: Sequence[str]) -> Refusal | None:
+# Words between CREATE, ALTER or DROP and what it is about.
+_ADJECTIVES = frozenset({
+    "OR", "REPLACE", "TEMP", "TEMPORARY", "UNIQUE", "UNLOGGED", "MATERIALIZED", "RECURSIVE", "FULLTEXT", "SPATIAL",
+    "ONLINE", "OFFLINE", "IGNORE", "GLOBAL", "LOCAL", "CONSTRAINT",
+})  # fmt: skip
+_NAMES_ITS_OBJECT = frozenset({"CREATE", "ALTER", "DROP", "RENAME", "REFRESH"})
+
+
+def refuse_definitions(source: Source, grammar: Grammar, verb: str) -> Refusal | None:
+    """A change of the schema is about what the grammar lists: not about logins, servers, languages or files."""
+    if verb in ("TRUNCATE", "COMMENT", "REINDEX"):
+        return None
+    index = source.keys.index(verb) + 1 if verb in _NAMES_ITS_OBJECT and verb in source.keys else len(source.keys)
+    while source.key(index) in _ADJECTIVES:
+        index += 1
+    what = source.key(index)
+    if what in grammar.definable:
+        return None
+    kinds = ", ".join(sorted(grammar.definable)).lower()
+    return Refusal(Forbidden, f"{f'{verb} {what}'.strip()} is not open to any access", f"what can be changed: {kinds}")
+
+
+def refuse_functions(source: Source, grammar: Grammar, names: Sequence[str], *, writes: bool = False) -> Refusal | None:
     """The grammar's rules over the *names* of the functions that the statement calls; then what a call may produce."""
     for name in names:
         for rule in grammar.function_rules:
-            if rule.pattern.fullmatch(name):
+            if rule.pattern.fullmatch(name) and not (writes and rule.writes):
                 return Refusal(Forbidden, f"{name}() {rule.reason}", rule.suggestion)
     expands = not (grammar.expanding_functions | grammar.template_functions).isdisjoint(names)
     oversized = _oversized_call(source, grammar) if expands else None

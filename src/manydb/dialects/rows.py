@@ -17,7 +17,8 @@ class Rows:
     """What a statement returned, already in the JSON form that docs/values.md describes.
 
     *types* are the database's own names, one a column; *more* tells that rows were left unread, *full* that it was for
-    their size and not for their number. *size* is about what the rows hold in memory, in bytes.
+    their size and not for their number. *size* is about what the rows hold in memory, in bytes. *affected* rows are a
+    write's; *generated* is the key that the database made for the one row which was inserted, where it tells.
     """
 
     columns: list[str]
@@ -26,6 +27,8 @@ class Rows:
     more: bool = False
     full: bool = False
     size: int = 0
+    affected: int | None = None
+    generated: int | None = None
 
 
 @dataclass(slots=True)

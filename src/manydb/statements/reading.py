@@ -5,7 +5,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from manydb.dialects.grammar import Form, Grammar, Kind, Refusal, Source, refuse_functions, refuse_wide_templates
+from manydb.dialects.grammar import (
+    WRITES,
+    Check,
+    Form,
+    Grammar,
+    Kind,
+    Refusal,
+    Source,
+    refuse_definitions,
+    refuse_functions,
+    refuse_wide_templates,
+)
 from manydb.errors import Forbidden, MultipleStatements, ReadOnly, SqlSyntax, TooLarge
 from manydb.lexer import MAX_CHARACTERS, Token, tokenize
 from manydb.statements import opinion, tables
@@ -45,7 +56,9 @@ class Statement:
 
     *sql* is exactly what is sent. *verb* is the word that does the work: DELETE in `WITH … DELETE`. *form* tells how a
     read is run; *explained* is the query inside an EXPLAIN. *tables* are (schema or None, name) in order of appearance,
-    best effort, for error messages. *functions* are all names that are called, or may be. *refusal* is None for a read.
+    best effort, for error messages. *functions* are all names that are called, or may be. *refusal* is None for a read;
+    *hazard* is why the statement may run with no access at all, or None. *sweeping* tells that rows are updated or
+    deleted without a condition.
     """
 
     sql: str
@@ -58,6 +71,8 @@ class Statement:
     placeholders: tuple[Placeholder, ...] = ()
     refusal: Refusal | None = None
     explained: str | None = None
+    hazard: Refusal | None = None
+    sweeping: bool = False
 
 
 def parse(sql: str, grammar: Grammar) -> Statement:
@@ -80,6 +95,12 @@ def require_read(statement: Statement, *, second_opinion: bool = False) -> None:
         refusal = opinion.second_opinion(statement)
         if refusal:
             raise refusal.as_error()
+
+
+def require_safe(statement: Statement) -> None:
+    """Raise Forbidden (SqlSyntax for text that hides what it means) for what may run with no access at all."""
+    if statement.hazard:
+        raise statement.hazard.as_error()
 
 
 def check_functions(statement: Statement, volatile: frozenset[str]) -> None:
@@ -115,6 +136,8 @@ def _parse(sql: str, grammar: Grammar) -> Statement:
         placeholders=find(source, grammar),
         refusal=work.refusal or _refusal(work, source, grammar, functions),
         explained=text[source.tokens[work.query].start :] if work.query is not None else None,
+        hazard=work.refusal or _hazard(work, source, grammar, functions),
+        sweeping=work.kind == "write" and _is_sweeping(source),
     )
 
 
@@ -264,9 +287,47 @@ def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str
         # A word that begins no statement anywhere is a slip of the pen.
         unreadable = Forbidden if work.verb in grammar.kinds else SqlSyntax
         return Refusal(unreadable, f"{work.verb} is not a read", f"a read begins with {grammar.beginnings}")
-    refusals = (check(source) for check in grammar.checks)
-    refusal = next((each for each in refusals if each), None)
+    refusal = _first((*grammar.always, *grammar.checks), source)
     if grammar.fields_call_functions:
         # Of a table's row, too: these names are few, and no column is called like one.
         functions += _names(source, grammar, (dot + 1 for dot in source.at(".")))
     return refusal or refuse_functions(source, grammar, functions) or refuse_wide_templates(source, grammar)
+
+
+def _hazard(work: _Work, source: Source, grammar: Grammar, functions: tuple[str, ...]) -> Refusal | None:
+    """What no access permits, in a statement that may write."""
+    if work.kind == "write" and work.verb not in WRITES:
+        suggestion = "insert_rows and export_query move many rows; routines are called by an application"
+        return Refusal(Forbidden, f"{work.verb} is not open to any access", suggestion)
+    if grammar.fields_call_functions:
+        functions += _names(source, grammar, (dot + 1 for dot in source.at(".")))
+    return (
+        (refuse_definitions(source, grammar, work.verb) if work.kind == "ddl" else None)
+        or _first(grammar.always, source)
+        or refuse_functions(source, grammar, functions, writes=True)
+        or refuse_wide_templates(source, grammar)
+    )
+
+
+def _first(checks: Iterable[Check], source: Source) -> Refusal | None:
+    return next((refusal for check in checks if (refusal := check(source))), None)
+
+
+def _is_sweeping(source: Source) -> bool:
+    """UPDATE or DELETE anywhere without a WHERE of its own: between the verb and the end of the brackets around it."""
+    ends = sorted((closing, opening) for opening, closing in source.closing.items())
+    for index in source.at("UPDATE", "DELETE"):
+        if source.is_member(index) or source.key(index - 1) in ("FOR", "ON", "DO", "KEY", "THEN", "BEFORE", "AFTER"):
+            continue  # FOR UPDATE; ON UPDATE, ON DUPLICATE KEY UPDATE, DO UPDATE, WHEN MATCHED THEN UPDATE
+        end = next((closing for closing, opening in ends if opening < index < closing), len(source.keys))
+        if not _has_where(source, index + 1, end):
+            return True
+    return False
+
+
+def _has_where(source: Source, index: int, end: int) -> bool:
+    while index < end:
+        if source.keys[index] == "WHERE":
+            return True
+        index = source.closing.get(index, index) + 1
+    return False

@@ -5,6 +5,7 @@ from typing import Any
 from fastmcp import Context
 from fastmcp.tools import ToolResult
 
+from manydb import callers
 from manydb.connections import Registration
 from manydb.dialects.powers import Powers
 from manydb.standings import Standing
@@ -14,7 +15,7 @@ from manydb.tools.parameters import answer, gateway
 async def list_connections(ctx: Context) -> ToolResult:
     """List the databases you can use: name, backend, access, login's rights, description, whether each answers."""
     found = gateway(ctx)
-    standings = await found.standings.of(found.connections)
+    standings = await found.standings.of(found.connections.visible(callers.resolve(ctx)))
     return answer(found, {"connections": [_line(*each) for each in standings]})
 
 

@@ -44,7 +44,7 @@ async def explain_query(
 ) -> ToolResult:
     """Show how the database would run a query: its plan, with the indexes it uses."""
     found = gateway(ctx)
-    plan = await found.explain(connection, sql, params, analyze=analyze)
+    plan = await found.explain(callers.resolve(ctx), connection, sql, params, analyze=analyze)
     if len(plan.columns) == 1:
         text = "\n".join(cell if isinstance(cell := row[0], str) else orjson.dumps(cell).decode() for row in plan.rows)
         return answer(found, {"connection": plan.connection, "plan": text})

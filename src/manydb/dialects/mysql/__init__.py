@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from sqlalchemy import URL, event
@@ -15,7 +15,8 @@ from manydb.dialects import base, tls
 from manydb.dialects.mysql import catalog, execution, grammar, powers
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
-from manydb.settings import Access
+from manydb.dialects.schema import TableName
+from manydb.settings import Access, Isolation
 
 _COM_SET_OPTION, _COM_RESET_CONNECTION = 0x1B, 0x1F
 _CLIENT_SSL = 0x800
@@ -36,8 +37,8 @@ _ERRORS: dict[int, type[errors.ManydbError]] = {
         errors.SqlSyntax: (1064, 1065),
         errors.UnknownTable: (1051, 1109, 1146),
         errors.UnknownColumn: (1054,),
-        errors.BadParameter: (1264, 1292, 1366),
-        errors.ConstraintViolated: (1048, 1062, 1406, 1451, 1452, 3819, 4025),
+        errors.BadParameter: (1264, 1265, 1292, 1366, 1411),
+        errors.ConstraintViolated: (1048, 1062, 1169, 1216, 1217, 1364, 1369, 1406, 1451, 1452, 1586, 3819, 4025),
         errors.StatementTimeout: (1969, 3024),
         errors.Conflict: (1020, 1205, 1213),
         errors.Cancelled: (1317,),
@@ -54,6 +55,7 @@ class MySQL(base.Dialect):
     default_driver = "aiomysql"
     schemes = ("mysql", "mariadb")
     default_port = 3306
+    commits_ddl = True
     options = tls.OPTIONS | {
         "charset": "charset", "default-character-set": "charset",
         "connect_timeout": "connect_timeout", "connect-timeout": "connect_timeout",
@@ -124,23 +126,50 @@ class MySQL(base.Dialect):
         # Rolls back; drops temporary tables, locks, user variables and session settings.
         dbapi.run_async(lambda raw: _command(raw, _COM_RESET_CONNECTION, b""))
 
-    async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
-        maria = bool(getattr(connection.dialect, "is_mariadb", False))
-        limit = (
-            f"max_statement_time = {timeout:.3f}" if maria else f"max_execution_time = {max(1, round(timeout * 1000))}"
-        )
+    async def begin(
+        self,
+        connection: AsyncConnection,
+        *,
+        read_only: bool,
+        timeout: float,  # noqa: ASYNC109
+        isolation: Isolation | None = None,
+    ) -> None:
         await connection.exec_driver_sql(
             f"SET SESSION sql_mode = '{_SQL_MODE}', SESSION time_zone = '+00:00', SESSION lock_wait_timeout = 2, "
-            f"SESSION innodb_lock_wait_timeout = 2, SESSION {limit}, NAMES utf8mb4"
+            f"SESSION innodb_lock_wait_timeout = 2, SESSION {_time_limit(connection, timeout)}, NAMES utf8mb4"
         )
         if read_only:
             # START TRANSACTION READ ONLY alone lets DDL commit it; the session's own mode does not.
             await connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+        if isolation is not None:
+            await connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()}")
         await connection.exec_driver_sql("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
 
-    async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+    async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
+        await connection.exec_driver_sql(f"SET SESSION {_time_limit(connection, timeout)}")
+
+    async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
         raw = (await connection.get_raw_connection()).driver_connection
-        return await (execution.fetch if _is_aiomysql(raw) else super().fetch)(connection, sql, args, limit)
+        if _is_aiomysql(raw):
+            return await execution.fetch(connection, sql, args, limit, to_end=True)
+        return await super().execute(connection, sql, args, limit)
+
+    async def lasting(self, connection: AsyncConnection, tables: Sequence[TableName]) -> str:
+        return await catalog.lasting(connection, tables)
+
+    async def fetch(
+        self,
+        connection: AsyncConnection,
+        sql: str,
+        args: tuple[Any, ...],
+        limit: int,
+        *,
+        goes_on: bool = False,
+    ) -> Rows:
+        raw = (await connection.get_raw_connection()).driver_connection
+        if _is_aiomysql(raw):
+            return await execution.fetch(connection, sql, args, limit, to_end=goes_on)
+        return await super().fetch(connection, sql, args, limit, goes_on=goes_on)
 
     def explained(self, connection: AsyncConnection, sql: str, *, analyze: bool) -> str:
         if analyze and not getattr(connection.dialect, "is_mariadb", False):
@@ -173,6 +202,12 @@ class MySQL(base.Dialect):
             return super().error(exc)
         message = str(cause.args[1]) if len(cause.args) > 1 else type(cause).__name__
         return _ERRORS.get(number, errors.SqlSyntax)(message, errno=number)
+
+
+def _time_limit(connection: AsyncConnection, timeout: float) -> str:
+    if getattr(connection.dialect, "is_mariadb", False):
+        return f"max_statement_time = {timeout:.3f}"
+    return f"max_execution_time = {max(1, round(timeout * 1000))}"
 
 
 async def _command(raw: Any, command: int, payload: bytes) -> None:

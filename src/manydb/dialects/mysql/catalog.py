@@ -363,3 +363,37 @@ def _foreign_key(parts: Sequence[Row], rule: Row) -> ForeignKey:
 def _action(rule: str | None) -> str:
     """InnoDB checks at once either way, so its RESTRICT is the default, as NO ACTION is."""
     return "" if rule == "RESTRICT" else action(rule)
+
+
+async def lasting(connection: AsyncConnection, tables: Sequence[TableName]) -> str:
+    """Why changes to *tables* would outlast a rollback; "" where all of them, and all that their triggers may reach,
+    are kept by a transactional engine.
+    """
+    careless = await connection.execute(text(_LASTING))
+    found = {(schema, name): engine for schema, name, engine in careless}
+    if not found:
+        return ""
+    named = {(schema, name.lower()) for schema, name in found}
+    for schema, name in tables:
+        if (schema, name.lower()) in named:
+            engine = next(kind for (s, n), kind in found.items() if (s, n.lower()) == (schema, name.lower()))
+            return f"{name} is kept by {engine}, which has no transactions: what is done to it cannot be taken back"
+    base = {(schema, name.lower()) for schema, name in await connection.execute(text(_PLAIN))}
+    if any((schema, name.lower()) not in base for schema, name in tables):
+        return "what it reaches (a view, or a table with triggers) may include tables without transactions"
+    return ""
+
+
+_LASTING = """
+SELECT t.table_schema, t.table_name, t.engine
+FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine
+WHERE t.table_type = 'BASE TABLE' AND COALESCE(e.transactions, 'NO') <> 'YES'
+  AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')
+"""
+# Tables without triggers: a view or a trigger may lead anywhere.
+_PLAIN = """
+SELECT t.table_schema, t.table_name FROM information_schema.tables t
+WHERE t.table_type = 'BASE TABLE' AND NOT EXISTS (
+  SELECT 1 FROM information_schema.triggers g
+  WHERE g.event_object_schema = t.table_schema AND g.event_object_table = t.table_name)
+"""

@@ -33,6 +33,8 @@ class _Result(Protocol):
     """aiomysql's MySQLResult."""
 
     unbuffered_active: bool
+    affected_rows: int
+    insert_id: int
     fields: Sequence[_Field]
     converters: list[tuple[str | None, Callable[[bytes], Any] | None]]
 
@@ -50,12 +52,19 @@ class _Driver(Protocol):
 
 
 async def fetch(
-    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+    connection: AsyncConnection,
+    sql: str,
+    args: tuple[Any, ...],
+    limit: int,
+    max_bytes: int = MAX_BYTES,
+    *,
+    to_end: bool = False,
 ) -> Rows:
     """Run *sql* (placeholders: %s, other % doubled, if and only if there are *args*) in the open transaction.
 
     The server is asked to stop after limit + 1 rows. Where it does not (an explicit LIMIT, SHOW, CALL) and rows are
     left unread, the connection is invalidated, transaction included: the protocol has no other way to stop a result.
+    With *to_end*, they are read and dropped.
     BadParameter: a value that cannot be bound, or a wrong number of them. Other errors are the driver's own.
     """
     raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
@@ -64,16 +73,30 @@ async def fetch(
     await raw.query(text, unbuffered=True)
     result = raw._result  # noqa: SLF001 - the driver's unbuffered cursor reads from the same object
     if not result.unbuffered_active:
-        return Rows([], [], [])
+        # The driver's number for a key is that of the first row of several.
+        key = result.insert_id if result.affected_rows == 1 else None
+        return Rows([], [], [], affected=result.affected_rows, generated=key or None)
     result.converters = [(None, _converter(field)) for field in result.fields]
     long = [index for index, field in enumerate(result.fields) if field.type_code in _LONG_CODES]
     reading = Reading(limit, max_bytes, long)
     await _read(result, reading)
     kept, more, full = reading.kept(unread=result.unbuffered_active)
-    if result.unbuffered_active:
+    count = len(reading.records)
+    if to_end:
+        count += await _drop(result)
+    elif result.unbuffered_active:
         await connection.invalidate()
     columns, types = [field.name for field in result.fields], [type_name(field) for field in result.fields]
-    return Rows(columns, types, kept, more=more, full=full, size=reading.size)
+    # The protocol counts nothing for RETURNING, which gives a row for each that changed.
+    return Rows(columns, types, kept, more=more, full=full, size=reading.size, affected=count if to_end else None)
+
+
+async def _drop(result: _Result) -> int:
+    """Read a result to its end; how many rows that were."""
+    count = 0
+    while result.unbuffered_active and await result._read_rowdata_packet_unbuffered() is not None:  # noqa: SLF001
+        count += 1
+    return count
 
 
 async def _limit_selects(connection: AsyncConnection, raw: _Driver, rows: int) -> None:

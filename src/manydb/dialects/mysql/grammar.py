@@ -40,6 +40,7 @@ _WRITING_WORDS = frozenset(
     {"OUTFILE", "DUMPFILE", "DELETE", "UPDATE", "CALL", "DROP", "ALTER", "GRANT", "REVOKE", "LOAD"}
 )
 _WRITING_UNLESS_CALLED = frozenset({"INSERT", "REPLACE", "TRUNCATE"})
+_ENGINES = frozenset({"innodb", "aria", "myisam", "memory", "rocksdb"})
 _SYSTEM_SCHEMAS = frozenset({"mysql", "performance_schema", "sys"})
 
 _FUNCTION_RULES = (
@@ -50,7 +51,7 @@ _FUNCTION_RULES = (
         "takes or frees a lock",
     ),
     functions(r".*_wait | wait_(for|until)_.* | wsrep_sync_wait.*", "waits for another server"),
-    functions(r"nextval | setval | lastval", "moves a sequence"),
+    functions(r"nextval | setval | lastval", "moves a sequence", writes=True),
     functions(
         r"sys_(exec|eval|get|set) | lib_mysqludf_.* | keyring_.* | group_replication_.* | version_tokens_.*"
         r"| audit_(log|api)_.* | mysql_firewall_.* | set_firewall_.* | asynchronous_connection_failover_.*"
@@ -141,6 +142,22 @@ def _words(source: Source) -> Refusal | None:
     return None
 
 
+def _files(source: Source) -> Refusal | None:
+    """What reads or writes files of the server, or makes a table of another server's."""
+    for index in source.at("OUTFILE", "DUMPFILE", "INFILE"):
+        if not source.is_member(index):
+            return Refusal(Forbidden, f"{source.keys[index]} is a file of the database server", "leave it out")
+    for index in source.at("DIRECTORY", "CONNECTION", "SONAME", "DEFINER"):
+        if source.key(index + 1) == "=" and source.key(0) in ("CREATE", "ALTER"):
+            return Refusal(Forbidden, f"{source.keys[index]} = is not open to any access", "leave it out")
+    for index in source.at("ENGINE"):
+        token = source.tokens[min(index + 1 + (source.key(index + 1) == "="), len(source.tokens) - 1)]
+        engine = unquote(token.text).strip("'\"").lower()
+        if source.key(0) in ("CREATE", "ALTER") and not source.is_member(index) and engine not in _ENGINES:
+            return Refusal(Forbidden, f"tables of the engine {engine} are not made here", "ENGINE = InnoDB")
+    return None
+
+
 def _last_insert_id(source: Source) -> Refusal | None:
     for index in source.at("("):
         before = source.tokens[max(index - 1, 0)]
@@ -176,7 +193,9 @@ GRAMMAR = Grammar(
     query_words=_QUERY_WORDS,
     commands={"EXPLAIN": _explain, "DESCRIBE": _explain, "DESC": _explain, "SHOW": _show, "ANALYZE": _analyze},
     kinds={**KINDS, "LOAD": "write", "ANALYZE": "write", **dict.fromkeys(_MAINTENANCE, "other")},
-    checks=(_hidden_code, _symbols, refuse_into, refuse_locks, _words, _last_insert_id, _system_schemas),
+    checks=(refuse_into, refuse_locks, _words, _last_insert_id),
+    always=(_hidden_code, _symbols, _system_schemas, _files),
+    definable=frozenset({"TABLE", "VIEW", "INDEX", "SEQUENCE", "TRIGGER", "FUNCTION", "PROCEDURE"}),
     function_rules=_FUNCTION_RULES,
     expanding_functions=frozenset({"repeat", "lpad", "rpad", "space"}),
     parser="mysql",

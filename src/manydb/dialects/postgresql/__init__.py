@@ -17,7 +17,7 @@ from manydb.dialects import base, tls
 from manydb.dialects.postgresql import catalog, execution, grammar, powers
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
-from manydb.settings import Access
+from manydb.settings import Access, Isolation
 
 # By SQLSTATE, the longest prefix first; the names are PostgreSQL's, appendix A of its manual.
 _STATES: dict[str, type[errors.ManydbError]] = {
@@ -47,6 +47,7 @@ _SCRUB = (
 )
 _OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_.-]+)=((?:\\.|\S)*)")
 _SOCKETS = ["/run/postgresql", "/var/run/postgresql", "/tmp", "localhost"]  # noqa: S108 - where servers put theirs
+_LOCK_MILLISECONDS = 2_000
 _NOWHERE = f"{os.devnull}/none"  # a file that libpq does not find, and does not complain about
 _OWN_SETTINGS = {"default_transaction_read_only", "statement_timeout", "lock_timeout", "session_authorization", "role"}
 
@@ -57,6 +58,7 @@ class PostgreSQL(base.Dialect):
     default_driver = "asyncpg"
     schemes = ("postgresql", "postgres")
     default_port = 5432
+    aborts_on_error = True
     options = tls.OPTIONS | {
         "host": "host", "application_name": "application_name", "options": "options", "search_path": "search_path",
         "connect_timeout": "connect_timeout", "timeout": "connect_timeout",
@@ -133,14 +135,22 @@ class PostgreSQL(base.Dialect):
         # In one message, which both drivers send where no arguments are given.
         dbapi.run_async(lambda raw: raw.execute(_SCRUB))
 
-    async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
-        milliseconds = max(1, round(timeout * 1000))
-        steps = [
-            f"BEGIN {'READ ONLY' if read_only else 'READ WRITE'}",
+    async def begin(
+        self,
+        connection: AsyncConnection,
+        *,
+        read_only: bool,
+        timeout: float,  # noqa: ASYNC109
+        isolation: Isolation | None = None,
+    ) -> None:
+        level = f" ISOLATION LEVEL {isolation.upper()}" if isolation else ""
+        steps = [f"BEGIN{level} {'READ ONLY' if read_only else 'READ WRITE'}", _time_limit(timeout)]
+        if read_only:
             # A transaction that has taken its snapshot can no longer be switched to READ WRITE (25001).
-            "SELECT 1",
-            f"SET LOCAL statement_timeout = {milliseconds}",
-        ]
+            steps.insert(1, "SELECT 1")
+        else:
+            # Less than a statement's time, so that who waits in a queue of writers is told so.
+            steps.append(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
         raw = (await connection.get_raw_connection()).driver_connection
         if raw is not None and _is_asyncpg(raw):
             await raw.execute("; ".join(steps))
@@ -148,7 +158,30 @@ class PostgreSQL(base.Dialect):
             for step in steps:
                 await connection.exec_driver_sql(step)
 
-    async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+    async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
+        await connection.exec_driver_sql(_time_limit(timeout))
+
+    async def commit(self, connection: AsyncConnection) -> None:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        told = await raw.execute("COMMIT")  # the command's tag, or with psycopg the cursor that has it
+        if getattr(told, "statusmessage", told) == "ROLLBACK":
+            raise errors.Conflict("the transaction was rolled back: a statement in it had failed")
+
+    async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+        raw = (await connection.get_raw_connection()).driver_connection
+        if _is_asyncpg(raw):
+            return await execution.fetch(connection, sql, args, limit, to_end=True)
+        return await (_run_psycopg if _is_psycopg(raw) else super().execute)(connection, sql, args, limit)
+
+    async def fetch(
+        self,
+        connection: AsyncConnection,
+        sql: str,
+        args: tuple[Any, ...],
+        limit: int,
+        *,
+        goes_on: bool = False,  # noqa: ARG002
+    ) -> Rows:
         raw = (await connection.get_raw_connection()).driver_connection
         if _is_asyncpg(raw):
             return await execution.fetch(connection, sql, args, limit)
@@ -302,6 +335,31 @@ async def _stream(
         kept, more, full = reading.kept(unread=unread)
         names, types = [column.name for column in columns], [column.type_display for column in columns]
         return Rows(names, types, [values.mixed(row) for row in kept], more=more, full=full, size=reading.size)
+
+
+async def _run_psycopg(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+    """A statement that may write, by the extended protocol (which *binary* asks for): it takes a single statement."""
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    bound = tuple(values.tagged_bytes(value) or value for value in args) or None
+    async with raw.cursor(binary=True) as cursor:
+        await cursor.execute(sql, bound)
+        affected = cursor.rowcount if cursor.rowcount >= 0 else None
+        if cursor.description is None:
+            return Rows([], [], [], affected=affected)
+        reading = Reading(limit, MAX_BYTES, range(len(cursor.description)))
+        unread = True
+        while unread and (wanted := reading.wants):
+            records = await cursor.fetchmany(wanted)
+            reading.add(records)
+            unread = len(records) == wanted
+        kept, more, full = reading.kept(unread=unread)
+        names, types = [each.name for each in cursor.description], [each.type_display for each in cursor.description]
+        rows = [values.mixed(row) for row in kept]
+        return Rows(names, types, rows, more=more, full=full, size=reading.size, affected=affected)
+
+
+def _time_limit(timeout: float) -> str:
+    return f"SET LOCAL statement_timeout = {max(1, round(timeout * 1000))}"
 
 
 def _message(exc: BaseException) -> str:

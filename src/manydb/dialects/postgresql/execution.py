@@ -16,6 +16,9 @@ from manydb.errors import BadParameter
 __all__ = ["fetch", "install_codecs"]
 
 _CODECS = "postgresql codecs"  # key in AsyncConnection.info, which lives as long as the driver's connection
+_CHANGED = re.compile(rb"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
+_DROPPED = 1_000
+"""Rows of a write that are read and dropped at a time."""
 _PARAMETER = re.compile(r"(?:parameter|argument) \$(\d+)")
 
 
@@ -41,13 +44,20 @@ class _Statement(Protocol):
 
 
 async def fetch(
-    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+    connection: AsyncConnection,
+    sql: str,
+    args: tuple[Any, ...],
+    limit: int,
+    max_bytes: int = MAX_BYTES,
+    *,
+    to_end: bool = False,
 ) -> Rows:
     """Run *sql* (placeholders: $1) in the open transaction.
 
-    The server stops after limit + 1 rows. A statement without result columns gives no columns and no rows, but a
-    SELECT of no columns gives its empty rows. BadParameter: a value that does not fit the type which its placeholder
-    has in the statement, or a wrong number of values. Other errors are the driver's own.
+    The server stops after limit + 1 rows; with *to_end*, it goes on and the rest is dropped. A statement without result
+    columns gives no columns and no rows, but a SELECT of no columns gives its empty rows. BadParameter: a value that
+    does not fit the type which its placeholder has in the statement, or a wrong number of values. Other errors are the
+    driver's own.
     """
     raw: Any = (await connection.get_raw_connection()).driver_connection
     codecs = connection.info.get(_CODECS)
@@ -58,11 +68,11 @@ async def fetch(
     statement = await _prepare(raw, sql, codecs)
     attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
     reading = Reading(limit, max_bytes, [index for index, a in enumerate(attributes) if _is_long(a.type)])
-    unread = await _execute(raw, statement, args, codecs, reading)
+    unread, tag = await _execute(raw, statement, args, codecs, reading, to_end=to_end)
     kept, more, full = reading.kept(unread=unread)
     rows = values.rows(kept, {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))})
     columns, types = [a.name for a in attributes], [_title(a.type) for a in attributes]
-    return Rows(columns, types, rows, more=more, full=full, size=reading.size)
+    return Rows(columns, types, rows, more=more, full=full, size=reading.size, affected=_affected(tag))
 
 
 async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:
@@ -80,24 +90,35 @@ async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:
     return statement
 
 
-async def _execute(raw: Any, statement: _Statement, args: tuple[Any, ...], codecs: Codecs, reading: Reading) -> bool:
-    """Read what *reading* wants; True where the end of the result was not seen."""
+def _affected(tag: bytes | None) -> int | None:
+    """The rows of a command tag: "INSERT 0 5", "UPDATE 5"; None where it counts nothing that changed."""
+    match = _CHANGED.fullmatch(tag or b"")
+    return int(match[1]) if match else None
+
+
+async def _execute(
+    raw: Any, statement: _Statement, args: tuple[Any, ...], codecs: Codecs, reading: Reading, *, to_end: bool
+) -> tuple[bool, bytes | None]:
+    """Read what *reading* wants; whether the end of the result was not seen, and the command's tag if it was."""
     expected = statement._get_parameters()  # noqa: SLF001 - see _prepare
     if len(args) != len(expected):
         raise BadParameter(f"the statement has {len(expected)} placeholders, and {len(args)} values were given")
     bound = [_bind(value, position, expected, codecs) for position, value in enumerate(args, 1)]
     try:
         # In the unnamed portal, which the next statement closes: a cursor would take a round trip more to do so.
-        records, _, ended = await raw._protocol.bind_execute(statement, bound, "", reading.wants, True, None)  # noqa: FBT003, SLF001
+        records, tag, ended = await raw._protocol.bind_execute(statement, bound, "", reading.wants, True, None)  # noqa: FBT003, SLF001
         reading.add(records)
         while not ended and (wanted := reading.wants):
-            records, _, ended = await raw._protocol.execute(statement, "", wanted, True, None)  # noqa: FBT003, SLF001
+            records, tag, ended = await raw._protocol.execute(statement, "", wanted, True, None)  # noqa: FBT003, SLF001
             reading.add(records)
+        unread = not ended
+        while to_end and not ended:
+            _, tag, ended = await raw._protocol.execute(statement, "", _DROPPED, True, None)  # noqa: FBT003, SLF001
     except Exception as error:  # the driver's and the server's: all but misfits go on as they are
         if position := _rejected(error):
             raise _misfit(position, expected, codecs) from None  # the driver's message quotes the value
         raise
-    return not ended
+    return unread, tag if ended else None
 
 
 def _bind(value: Any, position: int, expected: Sequence[_Type], codecs: Codecs) -> Any:

@@ -35,7 +35,8 @@ _FUNCTION_RULES = (
         r"lo_(close|creat|from_bytea|get|lseek|manage|oid|open|put|tell|truncate|unlink)(e|64)? | loread | lowrite",
         "reads or writes large objects",
     ),
-    functions(r"(next|set)val | pg_nextoid", "moves a sequence", "read the sequence's last_value instead"),
+    functions(r"(next|set)val", "moves a sequence", "read the sequence's last_value instead", writes=True),
+    functions(r"pg_nextoid", "moves a sequence"),
     functions(r"set_config", "changes a setting", "settings are fixed for reads"),
     functions(r"dblink.* | postgres_fdw_.*", "opens another connection", "register that database as a connection"),
     functions(
@@ -58,7 +59,7 @@ _FUNCTION_RULES = (
         "acts on the database server",
     ),
     functions(r"pg_stat_(reset.* | clear_snapshot | force_next_flush)", "changes the server's statistics"),
-    functions(r"txid_current | pg_current_xact_id", "uses up a transaction id"),
+    functions(r"txid_current | pg_current_xact_id", "uses up a transaction id", writes=True),
 )
 
 # Volatile in pg_proc because their answer changes, not because they change anything.
@@ -118,6 +119,16 @@ def _secrets(source: Source) -> Refusal | None:
     return None
 
 
+def _languages(source: Source) -> Refusal | None:
+    """Routines in C or an untrusted language run on the server as the server does."""
+    for index in source.at("LANGUAGE"):
+        named = source.tokens[index + 1] if index + 1 < len(source.tokens) else None
+        language = unquote(named.text).strip("'").lower() if named else ""
+        if source.key(0) == "CREATE" and language not in ("sql", "plpgsql"):
+            return Refusal(Forbidden, f"routines in {language or 'no language'} are not made here", "LANGUAGE plpgsql")
+    return None
+
+
 GRAMMAR = Grammar(
     lexicon=Lexicon(
         escape_strings=True,
@@ -129,7 +140,28 @@ GRAMMAR = Grammar(
     query_words=_QUERY_WORDS,
     commands={"EXPLAIN": _explain, "SHOW": _show},
     kinds={**KINDS, "LOAD": "session", "VACUUM": "other", "ANALYZE": "other", "CHECKPOINT": "other"},
-    checks=(_unicode_names, refuse_into, refuse_locks, _secrets),
+    checks=(refuse_into, refuse_locks),
+    always=(_unicode_names, _secrets, _languages),
+    definable=frozenset(
+        {
+            "TABLE",
+            "VIEW",
+            "INDEX",
+            "SEQUENCE",
+            "SCHEMA",
+            "TYPE",
+            "DOMAIN",
+            "FUNCTION",
+            "PROCEDURE",
+            "AGGREGATE",
+            "TRIGGER",
+            "POLICY",
+            "RULE",
+            "COLLATION",
+            "STATISTICS",
+            "OPERATOR",
+        }
+    ),
     function_rules=_FUNCTION_RULES,
     harmless_functions=_HARMLESS,
     fields_call_functions=True,

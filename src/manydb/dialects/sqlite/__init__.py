@@ -17,7 +17,7 @@ from manydb.dialects import base
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.dialects.sqlite import authorizer, catalog, execution, grammar, powers
-from manydb.settings import Access
+from manydb.settings import Access, Isolation
 
 _OPCODES = 10_000
 """Virtual-machine steps between two looks at the clock: some tens of microseconds."""
@@ -102,6 +102,9 @@ class SQLite(base.Dialect):
     def location(self, url: URL) -> str:
         return url.database or ":memory:"
 
+    def is_shared(self, url: URL) -> bool:
+        return url.database != ":memory:"
+
     def driver_url(self, url: URL, access: Access) -> URL:
         if url.database == ":memory:":
             return url.set(query={})
@@ -132,14 +135,41 @@ class SQLite(base.Dialect):
             # Its user may have made temporary tables or set pragmas, which nothing takes back.
             record.invalidate()
 
-    async def begin(self, connection: AsyncConnection, *, read_only: bool, timeout: float) -> None:  # noqa: ASYNC109
+    async def begin(
+        self,
+        connection: AsyncConnection,
+        *,
+        read_only: bool,
+        timeout: float,  # noqa: ASYNC109
+        isolation: Isolation | None = None,  # noqa: ARG002 - transactions here are serializable, whatever is asked for
+    ) -> None:
         raw: Any = (await connection.get_raw_connection()).driver_connection
         deadline = _Deadline(time.monotonic() + timeout)
         self._deadlines[raw] = deadline
         await raw.set_progress_handler(deadline.is_over, _OPCODES)
         await raw.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
-    async def fetch(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+    async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
+        raw = (await connection.get_raw_connection()).driver_connection
+        self._deadlines[raw].moment = time.monotonic() + timeout
+
+    async def is_open(self, connection: AsyncConnection) -> bool:
+        # An interrupted write takes its whole transaction with it.
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        return bool(raw.in_transaction)
+
+    async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
+        return await execution.execute(connection, sql, args, limit)
+
+    async def fetch(
+        self,
+        connection: AsyncConnection,
+        sql: str,
+        args: tuple[Any, ...],
+        limit: int,
+        *,
+        goes_on: bool = False,  # noqa: ARG002
+    ) -> Rows:
         return await execution.fetch(connection, sql, args, limit)
 
     async def stop(self, raw: Any, side: Any) -> None:  # noqa: ARG002

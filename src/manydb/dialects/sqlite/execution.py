@@ -4,6 +4,7 @@ import math
 import operator
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +14,8 @@ from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.errors import BadParameter
 
 _INT64 = 2**63
+_DROPPED = 1_000
+"""Rows of a write that are read and dropped at a time."""
 _STORAGE_CLASSES = {int: "integer", float: "real", str: "text", bytes: "blob", dict: "text", type(None): "null"}
 
 
@@ -38,10 +41,36 @@ async def fetch(
     return await raw._execute(lambda: _run(raw._conn, sql, bound, limit, max_bytes))  # noqa: SLF001 - no public call does this
 
 
-def _run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int) -> Rows:
+async def execute(
+    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+) -> Rows:
+    """As `fetch`, for a statement that may write: it runs to its end, and what it changed is counted."""
+    raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
+    bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
+
+    def run() -> Rows:
+        before = raw._conn.total_changes  # noqa: SLF001
+        rows = _run(raw._conn, sql, bound, limit, max_bytes, to_end=True)  # noqa: SLF001
+        # The cursor does not count statements that begin with WITH, nor those that return rows.
+        changed = raw._conn.total_changes != before  # noqa: SLF001
+        affected, key = raw._conn.execute("SELECT changes(), last_insert_rowid()").fetchone() if changed else (0, None)  # noqa: SLF001
+        return replace(rows, affected=affected, generated=key if affected == 1 else None)
+
+    return await raw._execute(run)  # noqa: SLF001
+
+
+def _run(
+    connection: sqlite3.Connection,
+    sql: str,
+    args: tuple[Any, ...],
+    limit: int,
+    max_bytes: int,
+    *,
+    to_end: bool = False,
+) -> Rows:
     changes = connection.total_changes
     try:
-        return _read(connection, sql, args, Reading(limit, max_bytes, ()))
+        return _read(connection, sql, args, Reading(limit, max_bytes, ()), to_end=to_end)
     except sqlite3.OperationalError as error:
         # Reading strings with a function of ours costs a third more, so that waits until one is not UTF-8.
         # What has changed data must not run twice.
@@ -49,12 +78,12 @@ def _run(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], limit:
             raise
     before, connection.text_factory = connection.text_factory, values.text
     try:
-        return _read(connection, sql, args, Reading(limit, max_bytes, ()))
+        return _read(connection, sql, args, Reading(limit, max_bytes, ()), to_end=to_end)
     finally:
         connection.text_factory = before
 
 
-def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], reading: Reading) -> Rows:
+def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], reading: Reading, *, to_end: bool) -> Rows:
     cursor = connection.cursor()
     try:
         cursor.execute(sql, args)
@@ -65,6 +94,8 @@ def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], readi
             records = cursor.fetchmany(wanted)
             reading.add(records)
             unread = len(records) == wanted
+        while to_end and cursor.fetchmany(_DROPPED):
+            pass
     except sqlite3.ProgrammingError as error:
         if "number of bindings" in str(error):
             raise BadParameter(f"{len(args)} values do not fit the number of placeholders in the statement") from error
