@@ -17,6 +17,8 @@ def _facts(page: Page) -> dict[str, Any]:
     """What a reply says about its rows; empty keys are dropped."""
     result = page.result
     facts = {
+        "affected": result.affected,
+        "generated": result.generated,
         "row_count": len(page.rows),
         "offset": page.offset or None,
         "truncated": page.truncated,

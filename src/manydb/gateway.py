@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -82,6 +82,13 @@ class Place:
     @property
     def goes_on(self) -> bool:
         return self.transaction is not None
+
+    @property
+    def open(self) -> Transaction:
+        """The transaction, where one was named."""
+        if self.transaction is None:
+            raise BadParameter("transaction_id is missing")
+        return self.transaction
 
 
 @dataclass(slots=True)
@@ -367,6 +374,31 @@ class Gateway:
                 with anyio.CancelScope(shield=True):
                     await self.transactions.remove(transaction_id, transaction.ended)
 
+    @asynccontextmanager
+    async def writing_on(
+        self, caller: Caller, connection: str | None, transaction_id: str | None = None, *, tries: bool = False
+    ) -> AsyncGenerator["Place"]:
+        """Where a write runs, as `on`: committed by itself, or part of an open transaction; undone if it only *tries*.
+
+        Raises ReadOnly where the connection, or the transaction, is.
+        """
+        async with self.on(caller, connection, transaction_id) as place:
+            registration, transaction = place.registration, place.transaction
+            if transaction is None:
+                yield Place(
+                    registration,
+                    lambda work, timeout: self.write(registration, work, timeout=timeout, commit=not tries),
+                )
+            elif transaction.read_only:
+                raise ReadOnly("the transaction was begun read-only; begin another to write")
+            else:
+                undo: Literal["always", "failed"] = "always" if tries else "failed"
+                yield Place(
+                    registration,
+                    lambda work, timeout: transaction.run(work, timeout=timeout, undo=undo),
+                    transaction,
+                )
+
     @contextmanager
     def recorded(self, caller: Caller, registration: Registration, sql: str) -> Generator["Record"]:
         """Remember what *caller* runs, and how it ended."""
@@ -433,10 +465,15 @@ class Gateway:
         else:
             statement = statements.parse(sql, grammar)
         statements.require_read(statement)
-        if statement.functions:
-            acting = await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
-            statements.check_functions(statement, acting)
+        await statements.require_consent(statement)
+        catalog = registration.dialect.catalog
+        if statement.functions or catalog.operators_may_act:
+            statements.check_functions(statement, await self.acting_functions(registration))
         return statement
+
+    async def acting_functions(self, registration: Registration) -> frozenset[str]:
+        """The functions (and operators) that the database itself says may act."""
+        return await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
 
     async def judged(self, registration: Registration, statement: Statement) -> Verdict:
         """What of the rows to conceal. Raises Forbidden where the statement touches what the connection hides."""
@@ -466,6 +503,17 @@ class Gateway:
     def seconds(self, registration: Registration, asked: float | None) -> float:
         """How long a statement may take, where *asked* were asked for."""
         return min(asked or registration.limits.timeout_seconds, self.settings.max_timeout_seconds)
+
+    def page(self, result: QueryResult, row_cap: int) -> Page:
+        """The first page of *result*, as JSON."""
+        return query.page(
+            result,
+            offset=0,
+            row_cap=row_cap,
+            byte_budget=self.settings.byte_budget,
+            cell_chars=self.settings.cell_chars,
+            row_extra=0,
+        )
 
     def _page(self, registration: Registration, result: QueryResult, offset: int, row_cap: int, name: Format) -> Page:
         return query.page(

@@ -20,6 +20,8 @@ from manydb.errors import BadParameter, Internal, ManydbError, Unsupported
 from manydb.gateway import Gateway
 from manydb.settings import Settings
 from manydb.tools import TOOLS, Tool
+from manydb.tools.asking import Reply
+from manydb.writes import Writes
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def build_server(settings: Settings) -> FastMCP[dict[str, Any]]:
     async def open_gateway(server: FastMCP[Any]) -> AsyncIterator[dict[str, Any]]:
         await _know_the_schemas(server)
         async with Gateway.open(settings) as gateway:
-            yield {"gateway": gateway}
+            yield {"gateway": gateway, "writes": Writes(gateway)}
 
     server: FastMCP[dict[str, Any]] = FastMCP(
         "manydb",
@@ -85,11 +87,13 @@ async def _know_the_schemas(server: FastMCP[Any]) -> None:
     server._mcp_server.get_tool_input_schema = schemas.get  # noqa: SLF001
 
 
-def _answering(function: Callable[..., Awaitable[ToolResult]]) -> Callable[..., Awaitable[ToolResult]]:
+def _answering(
+    function: Callable[..., Awaitable[Reply]],
+) -> Callable[..., Awaitable[Reply]]:
     """*function*, whose failures are error results: FastMCP would log exceptions with all they were raised from."""
 
     @wraps(function)
-    async def answering(*args: Any, **kwargs: Any) -> ToolResult:
+    async def answering(*args: Any, **kwargs: Any) -> Reply:
         try:
             return await function(*args, **kwargs)
         except ManydbError as exc:

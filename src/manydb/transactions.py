@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -221,11 +221,21 @@ class Transaction:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     _running: _Call | None = field(default=None, repr=False)
 
-    async def run(self, work: Work[T], *, timeout: float) -> T:  # noqa: ASYNC109
-        """Do *work* in the transaction. Raises Expired where it has ended."""
+    async def run(
+        self,
+        work: Work[T],
+        *,
+        timeout: float,  # noqa: ASYNC109
+        undo: Literal["never", "failed", "always"] = "never",
+    ) -> T:
+        """Do *work* in the transaction. Raises Expired where it has ended.
+
+        *undo* says when the transaction becomes what it was before: for work that fails after it has changed something,
+        or that only tries. What the database does by itself needs no word.
+        """
 
         async def guarded(connection: AsyncConnection) -> T:
-            if not self.lease.dialect.aborts_on_error:
+            if undo == "never" and not self.lease.dialect.aborts_on_error:
                 return await work(connection)
             await connection.exec_driver_sql(f"SAVEPOINT {_GUARD}")
             try:
@@ -234,6 +244,8 @@ class Transaction:
                 with suppress(Exception):  # there may be no connection any more, which the first error tells
                     await connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_GUARD}")
                 raise
+            if undo == "always":
+                await connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_GUARD}")
             await connection.exec_driver_sql(f"RELEASE SAVEPOINT {_GUARD}")
             return answer
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -22,7 +22,6 @@ from manydb.dialects.catalog import Catalog
 from manydb.dialects.grammar import STANDARD, Grammar
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
-from manydb.dialects.schema import TableName
 from manydb.settings import Access, Isolation
 
 __all__ = ["Dialect", "Rows", "causes", "original"]
@@ -168,8 +167,8 @@ class Dialect:
             sql = sql.replace("%", "%%")
         return await execution.execute(connection, sql, args, limit)
 
-    async def lasting(self, connection: AsyncConnection, tables: Sequence[TableName]) -> str:  # noqa: ARG002
-        """Why changes to *tables* would outlast a rollback; "" where they would not."""
+    async def lasting(self, connection: AsyncConnection, names: Collection[str]) -> str:  # noqa: ARG002
+        """Why what a statement with these *names* (in lower case) does would outlast a rollback; "" if it would not."""
         return ""
 
     async def fetch(

@@ -46,8 +46,15 @@ async def read_rows(conn: AsyncConnection, query: str) -> Sequence[Sequence[Any]
     return (await conn.exec_driver_sql(query)).fetchall()
 
 
+OPERATOR = "operator "
+"""What stands before an operator among the functions that may act; no function's name holds a blank by chance."""
+
+
 class Catalog:
     """How one database tells its schema. Only reads, so it works inside a read-only transaction."""
+
+    operators_may_act: bool = False
+    """Whether users define operators, which call functions without naming them."""
 
     async def overview(self, conn: AsyncConnection) -> Overview:
         """Every table and view outside the system schemas."""
@@ -73,7 +80,10 @@ class Catalog:
         return {}
 
     async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:  # noqa: ARG002 - for those who can tell
-        """Names of functions that the database itself says may act and not only compute, in any schema."""
+        """Names of functions that the database itself says may act and not only compute, in any schema.
+
+        Operators of such functions are among them as `operator @+`, and as `operator LIKE` where a word calls one.
+        """
         return frozenset()
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:

@@ -3,22 +3,24 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from fastmcp.tools import ToolResult
 from mcp_types import ToolAnnotations
 
 from manydb.policy import Policy
 from manydb.settings import Access, Group
-from manydb.tools import connections, queries, schemas
+from manydb.tools import connections, queries, schemas, transactions, writes
+from manydb.tools.asking import Reply
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A tool: the function (its name, signature and docstring are what clients see), and when it is offered."""
 
-    function: Callable[..., Awaitable[ToolResult]]
+    function: Callable[..., Awaitable[Reply]]
     group: Group
     access: Access = "read_only"
     """What a connection must permit for the tool to be of use."""
+    additive: bool = False
+    """Whether a tool that is not read-only still takes nothing away."""
 
     @property
     def name(self) -> str:
@@ -28,7 +30,11 @@ class Tool:
     def annotations(self) -> ToolAnnotations:
         """What clients are told about the risk of a call."""
         hint = Policy(self.access).hint(self.access)
-        return ToolAnnotations(read_only_hint=hint.read_only, open_world_hint=False)
+        if hint.read_only:
+            return ToolAnnotations(read_only_hint=True, open_world_hint=False)
+        return ToolAnnotations(
+            read_only_hint=False, destructive_hint=hint.destructive and not self.additive, open_world_hint=False
+        )
 
 
 TOOLS: tuple[Tool, ...] = (
@@ -39,4 +45,9 @@ TOOLS: tuple[Tool, ...] = (
     Tool(queries.execute_query, "core"),
     Tool(queries.explain_query, "core"),
     Tool(queries.fetch_rows, "core"),
+    Tool(writes.execute_statement, "write", "read_write"),
+    Tool(writes.preview_statement, "write", "read_write", additive=True),
+    Tool(transactions.begin_transaction, "write", "read_write", additive=True),
+    Tool(transactions.commit_transaction, "write", "read_write"),
+    Tool(transactions.rollback_transaction, "write", "read_write", additive=True),
 )

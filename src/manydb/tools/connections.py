@@ -5,17 +5,16 @@ from typing import Any
 from fastmcp import Context
 from fastmcp.tools import ToolResult
 
-from manydb import callers
 from manydb.connections import Registration
 from manydb.dialects.powers import Powers
 from manydb.standings import Standing
-from manydb.tools.parameters import answer, gateway
+from manydb.tools.parameters import answer, caller, gateway
 
 
 async def list_connections(ctx: Context) -> ToolResult:
     """List the databases you can use: name, backend, access, login's rights, description, whether each answers."""
     found = gateway(ctx)
-    standings = await found.standings.of(found.connections.visible(callers.resolve(ctx)))
+    standings = await found.standings.of(found.connections.visible(caller(ctx)))
     return answer(found, {"connections": [_line(*each) for each in standings]})
 
 

@@ -8,7 +8,10 @@ from fastmcp.tools import ToolResult
 from pydantic import BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from manydb import callers
+from manydb.callers import Caller
 from manydb.gateway import Gateway
+from manydb.writes import Writes
 
 # A parameter that is left out may also come as null; its schema need not say so in every tool.
 Nothing = SkipJsonSchema[None]
@@ -52,6 +55,8 @@ Seconds = Annotated[float, Field(gt=0)] | Nothing
 Offset = Annotated[
     Annotated[int, Field(ge=0)] | Nothing, Field(description="First row, from 0; default: where the first page ended")
 ]
+TransactionId = Annotated[str | Nothing, Field(description="Inside this open transaction")]
+Confirm = Annotated[str | Nothing, Field(description="Token of the preview")]
 Tables = Annotated[
     Annotated[str, Field(max_length=500)] | list[str],
     BeforeValidator(_listed),
@@ -62,6 +67,16 @@ Tables = Annotated[
 def gateway(ctx: Context) -> Gateway:
     """The gateway of the running server."""
     return cast("Gateway", ctx.lifespan_context["gateway"])
+
+
+def caller(ctx: Context) -> Caller:
+    """Who is asking."""
+    return callers.resolve(ctx)
+
+
+def writes(ctx: Context) -> Writes:
+    """What may be written through the running server."""
+    return cast("Writes", ctx.lifespan_context["writes"])
 
 
 def answer(found: Gateway, text: str | dict[str, Any]) -> ToolResult:

@@ -7,10 +7,20 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
-from manydb import callers
 from manydb.formats import FORMATS
 from manydb.settings import Format
-from manydb.tools.parameters import Connection, Nothing, Offset, Params, RowCap, Seconds, answer, gateway
+from manydb.tools.parameters import (
+    Connection,
+    Nothing,
+    Offset,
+    Params,
+    RowCap,
+    Seconds,
+    TransactionId,
+    answer,
+    caller,
+    gateway,
+)
 
 
 async def execute_query(
@@ -20,6 +30,7 @@ async def execute_query(
     params: Params = None,
     row_cap: RowCap = None,
     timeout_seconds: Seconds = None,
+    transaction_id: TransactionId = None,
     format: Format | Nothing = None,  # noqa: A002 - the parameter's name in every tool
 ) -> ToolResult:
     """Run one read-only SQL statement (SELECT, WITH, SHOW, EXPLAIN …) and return its rows.
@@ -30,7 +41,14 @@ async def execute_query(
     found = gateway(ctx)
     name = format or found.settings.format
     page = await found.execute(
-        callers.resolve(ctx), connection, sql, params, row_cap=row_cap, timeout=timeout_seconds, format=name
+        caller(ctx),
+        connection,
+        sql,
+        params,
+        row_cap=row_cap,
+        timeout=timeout_seconds,
+        format=name,
+        transaction_id=transaction_id,
     )
     return answer(found, FORMATS[name](page))
 
@@ -44,7 +62,7 @@ async def explain_query(
 ) -> ToolResult:
     """Show how the database would run a query: its plan, with the indexes it uses."""
     found = gateway(ctx)
-    plan = await found.explain(callers.resolve(ctx), connection, sql, params, analyze=analyze)
+    plan = await found.explain(caller(ctx), connection, sql, params, analyze=analyze)
     if len(plan.columns) == 1:
         text = "\n".join(cell if isinstance(cell := row[0], str) else orjson.dumps(cell).decode() for row in plan.rows)
         return answer(found, {"connection": plan.connection, "plan": text})
@@ -63,5 +81,5 @@ async def fetch_rows(
     """Read on in a truncated answer of execute_query, page by page. Kept rows expire minutes after their last use."""
     found = gateway(ctx)
     name = format or found.settings.format
-    page = found.fetch(callers.resolve(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
+    page = found.fetch(caller(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
     return answer(found, FORMATS[name](page))

@@ -6,9 +6,9 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
-from manydb import callers, reflection
+from manydb import reflection
 from manydb.errors import BadParameter
-from manydb.tools.parameters import Connection, Limit, Nothing, Schema, Tables, answer, gateway
+from manydb.tools.parameters import Connection, Limit, Nothing, Schema, Tables, answer, caller, gateway
 
 _MAX_TABLES = 10
 
@@ -27,7 +27,7 @@ async def list_tables(
 ) -> ToolResult:
     """List tables and views of all schemas; detail=summary adds row estimates, column counts and comments."""
     found = gateway(ctx)
-    registration = found.connections.get(callers.resolve(ctx), connection)
+    registration = found.connections.get(caller(ctx), connection)
 
     async def listed() -> dict[str, Any]:
         return reflection.list_tables(
@@ -53,7 +53,7 @@ async def search_schema(
 ) -> ToolResult:
     """Find tables, views, columns and indexes by a part of their name or comment."""
     found = gateway(ctx)
-    registration = found.connections.get(callers.resolve(ctx), connection)
+    registration = found.connections.get(caller(ctx), connection)
 
     async def searched() -> dict[str, Any]:
         return reflection.search(await found.snapshot(registration), pattern, registration.dialect.quote, limit=limit)
@@ -65,7 +65,7 @@ async def search_schema(
 async def get_table_schema(ctx: Context, table: Tables, connection: Connection = None) -> ToolResult:
     """Describe tables or views: columns, keys, foreign keys both ways, indexes, checks, comments."""
     found = gateway(ctx)
-    registration = found.connections.get(callers.resolve(ctx), connection)
+    registration = found.connections.get(caller(ctx), connection)
     names = [table] if isinstance(table, str) else table
     if not 1 <= len(names) <= _MAX_TABLES:
         raise BadParameter(f"name 1 to {_MAX_TABLES} tables a call; {len(names)} were named")

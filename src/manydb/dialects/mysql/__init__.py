@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from sqlalchemy import URL, event
@@ -15,7 +15,6 @@ from manydb.dialects import base, tls
 from manydb.dialects.mysql import catalog, execution, grammar, powers
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
-from manydb.dialects.schema import TableName
 from manydb.settings import Access, Isolation
 
 _COM_SET_OPTION, _COM_RESET_CONNECTION = 0x1B, 0x1F
@@ -154,8 +153,8 @@ class MySQL(base.Dialect):
             return await execution.fetch(connection, sql, args, limit, to_end=True)
         return await super().execute(connection, sql, args, limit)
 
-    async def lasting(self, connection: AsyncConnection, tables: Sequence[TableName]) -> str:
-        return await catalog.lasting(connection, tables)
+    async def lasting(self, connection: AsyncConnection, names: Collection[str]) -> str:
+        return await catalog.lasting(connection, names)
 
     async def fetch(
         self,

@@ -5,7 +5,7 @@ UNION branch per table in place of a list of names.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -365,35 +365,28 @@ def _action(rule: str | None) -> str:
     return "" if rule == "RESTRICT" else action(rule)
 
 
-async def lasting(connection: AsyncConnection, tables: Sequence[TableName]) -> str:
-    """Why changes to *tables* would outlast a rollback; "" where all of them, and all that their triggers may reach,
-    are kept by a transactional engine.
+async def lasting(connection: AsyncConnection, names: Collection[str]) -> str:
+    """Why what a statement with these *names* does would outlast a rollback; "" where nothing without transactions is
+    within its reach.
     """
-    careless = await connection.execute(text(_LASTING))
-    found = {(schema, name): engine for schema, name, engine in careless}
-    if not found:
+    careless = {str(name).lower(): engine for name, engine in await connection.execute(text(_CARELESS))}
+    if not careless:
         return ""
-    named = {(schema, name.lower()) for schema, name in found}
-    for schema, name in tables:
-        if (schema, name.lower()) in named:
-            engine = next(kind for (s, n), kind in found.items() if (s, n.lower()) == (schema, name.lower()))
-            return f"{name} is kept by {engine}, which has no transactions: what is done to it cannot be taken back"
-    base = {(schema, name.lower()) for schema, name in await connection.execute(text(_PLAIN))}
-    if any((schema, name.lower()) not in base for schema, name in tables):
-        return "what it reaches (a view, or a table with triggers) may include tables without transactions"
+    if found := sorted(careless.keys() & set(names)):
+        return f"{found[0]} is kept by {careless[found[0]]}, which has no transactions: nothing can be taken back"
+    leading = {str(name).lower() for (name,) in await connection.execute(text(_LEADING))}
+    if found := sorted(leading & set(names)):
+        return f"{found[0]} (a view, or a table with triggers) may lead to tables without transactions"
     return ""
 
 
-_LASTING = """
-SELECT t.table_schema, t.table_name, t.engine
+_CARELESS = """
+SELECT t.table_name, t.engine
 FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine
 WHERE t.table_type = 'BASE TABLE' AND COALESCE(e.transactions, 'NO') <> 'YES'
   AND t.table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')
 """
-# Tables without triggers: a view or a trigger may lead anywhere.
-_PLAIN = """
-SELECT t.table_schema, t.table_name FROM information_schema.tables t
-WHERE t.table_type = 'BASE TABLE' AND NOT EXISTS (
-  SELECT 1 FROM information_schema.triggers g
-  WHERE g.event_object_schema = t.table_schema AND g.event_object_table = t.table_name)
+_LEADING = """
+SELECT table_name FROM information_schema.views WHERE table_schema NOT IN ('mysql', 'sys')
+UNION SELECT event_object_table FROM information_schema.triggers
 """

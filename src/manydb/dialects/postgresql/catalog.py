@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb.dialects.catalog import Catalog, read_rows
+from manydb.dialects.catalog import OPERATOR, Catalog, read_rows
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
@@ -158,6 +158,26 @@ SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
 WHERE provolatile = 'v' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype,
     'language_handler'::regtype, 'fdw_handler'::regtype, 'index_am_handler'::regtype, 'table_am_handler'::regtype)
 """
+# None of PostgreSQL's own is: what is found here was made by users or extensions.
+_VOLATILE_OPERATORS = """
+SELECT DISTINCT o.oprname::text FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
+WHERE p.provolatile = 'v'
+"""
+# The parser looks these operators up by name, on the search path, as if they stood there.
+_WORDS_FOR = {
+    "=": ("IN", "CASE", "NULLIF", "DISTINCT", "USING", "NATURAL"),
+    "<>": ("IN",),
+    "<": ("BETWEEN",),
+    "<=": ("BETWEEN",),
+    ">": ("BETWEEN",),
+    ">=": ("BETWEEN",),
+    "~~": ("LIKE",),
+    "!~~": ("LIKE",),
+    "~~*": ("ILIKE",),
+    "!~~*": ("ILIKE",),
+    "~": ("SIMILAR",),
+    "!~": ("SIMILAR",),
+}
 
 _CAST_LITERAL = re.compile(
     r"""("(?:[^"]|"")*")|('(?:[^']|'')*')(?:::(?:character varying|text|bpchar)(?:\(\d+\))?(?![\w\[]))?"""
@@ -168,6 +188,8 @@ _ANY_OF_LITERALS = re.compile(
 
 
 class PostgreSQLCatalog(Catalog):
+    operators_may_act = True
+
     async def overview(self, conn: AsyncConnection) -> Overview:
         ((default,),) = await read_rows(conn, "SELECT current_schema()::text")
         return Overview(tuple(map(_relation, await read_rows(conn, _OVERVIEW))), default)
@@ -192,7 +214,10 @@ class PostgreSQLCatalog(Catalog):
         return {TableName(schema, name): TableName(*parent) for schema, name, *parent in found}
 
     async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:
-        return frozenset(name for (name,) in await read_rows(conn, _VOLATILE))
+        functions = frozenset(name for (name,) in await read_rows(conn, _VOLATILE))
+        operators = [name for (name,) in await read_rows(conn, _VOLATILE_OPERATORS)]
+        words = {word for name in operators for word in _WORDS_FOR.get(name, ())}
+        return functions | {OPERATOR + name for name in (*operators, *words)}
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         asked = {"schemas": [name.schema for name in names], "names": [name.name for name in names]}
