@@ -31,10 +31,6 @@ NOT_PLAIN = {
     "my-r-071": "a single harmless statement, under the sql_mode that is pinned",
     "pg-r-053": "the write is in a user's function",
 }
-BEYOND_THE_TEXT = {
-    "pg-r-151": "an operator of a function that writes",
-    "pg-r-152": "an operator of a function that writes",
-}
 BEYOND_THE_LOGIN = {"my-r-039": "a login's own password, which it may always change"}
 _SECONDS = 2.0
 
@@ -123,9 +119,6 @@ async def test_what_the_text_lets_pass_changes_nothing_although_nothing_else_sto
     benches: Benches, backend: str, line: dict[str, Any]
 ) -> None:
     bench = await benches(backend)
-    if line["id"] in BEYOND_THE_TEXT:
-        assert await read_by_text(bench, bench.named(text_of(line)))
-        return
     with suppress(ManydbError):
         sql = await read_by_text(bench, bench.named(text_of(line)))
         before = await state(bench, line)

@@ -1,10 +1,14 @@
 """Who is asking. The protocol has no sessions any more, so state belongs to a caller."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fastmcp import Context
+    from mcp.server.connection import Connection
+
+_WATCHED = "manydb watches its end"  # key in a protocol connection's state
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,27 @@ def resolve(ctx: "Context") -> Caller:
         # In memory and over stdio one client owns the process.
         return PROCESS
     request = ctx.request_context
-    if request is not None and request.protocol_version not in MODERN_PROTOCOL_VERSIONS and ctx.session_id:
-        return Caller("session", ctx.session_id)
+    # The id that the server gave the session: a header may name anybody's.
+    if request is not None and request.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+        session_id = _connection(ctx).session_id
+        if session_id:
+            return Caller("session", session_id)
     return NOBODY
+
+
+def watch(ctx: "Context", caller: Caller, ended: Callable[[Caller], Awaitable[None]]) -> None:
+    """Await *ended*, once, when *caller*'s session ends: its client took leave, or was silent for too long.
+
+    Other callers have no session to end, or one of many. The protocol library gives the end five seconds.
+    """
+    if caller.kind != "session":
+        return
+    connection = _connection(ctx)
+    if _WATCHED not in connection.state:
+        connection.state[_WATCHED] = True
+        connection.exit_stack.push_async_callback(ended, caller)
+
+
+def _connection(ctx: "Context") -> "Connection":
+    # There is no public way to a session's end; see pyproject on fastmcp's version.
+    return ctx.session._connection  # noqa: SLF001

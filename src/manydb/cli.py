@@ -168,9 +168,13 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
     import gc  # noqa: PLC0415
     import logging  # noqa: PLC0415
 
+    from manydb.admission import AdmissionPolicy  # noqa: PLC0415
     from manydb.connections import Connections  # noqa: PLC0415
 
-    Connections.configured(settings)  # a contradiction ends the start here, before anything is opened
+    local = transport == "stdio"
+    # A contradiction ends the start here, before anything is opened.
+    Connections.configured(settings)
+    AdmissionPolicy.configured(settings, local=local)
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -179,7 +183,7 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
     from manydb.server import build_server  # noqa: PLC0415
     from manydb.transports import serve_http, serve_stdio  # noqa: PLC0415
 
-    server = build_server(settings)
+    server = build_server(settings, local=local)
     gc.freeze()
     gc.enable()
     if transport == "http":

@@ -127,10 +127,17 @@ class Connections:
         if name in self._by_name or self._registered.find(caller, _key(caller, name)):
             raise BadParameter(f"there is a connection named {name!r} already; take another name, or remove it first")
         self._registered.require_room(caller)
+        own = name if caller.is_known else f"{name[:40]}-{secrets.token_urlsafe(12)}"
+        return self.candidate(caller, own, admission, access, description)
+
+    def candidate(
+        self, caller: Caller, name: str, admission: Admission, access: Access = "read_only", description: str = ""
+    ) -> Registration:
+        """A registration to try *admission* with, whatever *caller* has already."""
         settings = self._settings
         return Registration(
-            name=name if caller.is_known else f"{name[:40]}-{secrets.token_urlsafe(12)}",
-            target=Target(admission.dialect, admission.url, admission),
+            name=name,
+            target=Target(admission.dialect, admission.url, admission, admission.spelling),
             access=access,
             policy=Policy.of(access, case_sensitive=admission.dialect.case_sensitive_names),
             description=description,
@@ -151,7 +158,7 @@ class Connections:
         """Forget *caller*'s own connection. Raises UnknownConnection, and BadParameter for the server's own."""
         registration = self.get(caller, name)
         if registration.owner is None:
-            raise BadParameter(f"{name!r} is the server's own connection; only what a caller registered can be removed")
+            raise BadParameter(f"{name!r} is the server's own connection; only what you registered can be removed")
         await self._registered.remove(_key(caller, name), "was removed")
         return registration
 

@@ -37,16 +37,26 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A database that engines lead to. What a caller registered (*admission*) is guarded, and never the operator's."""
+    """A database that engines lead to. What a caller registered (*admission*) is guarded, and never the operator's.
+
+    *spelling* is how a caller named its file: the path that it leads to is the server's own business. Who spells it
+    otherwise gets another engine, so that errors tell nobody another's words.
+    """
 
     dialect: Dialect
     url: URL = field(repr=False)
     admission: Admission | None = None
+    spelling: str = ""
 
     @property
     def location(self) -> str:
         """Where it is, without credentials."""
-        return self.dialect.location(self.url)
+        return self.dialect.location(self.told)
+
+    @property
+    def told(self) -> URL:
+        """*url* as errors may tell it."""
+        return self.url.set(database=self.spelling) if self.spelling else self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ class Lease:
         except ManydbError:
             raise
         except Exception as exc:  # whatever a driver raises while connecting
-            raise self.dialect.connect_error(exc, self.target.url) from exc
+            raise self.dialect.connect_error(exc, self.target.told) from exc
         try:
             yield connection
         finally:
@@ -248,7 +258,7 @@ class EngineRegistry:
             async with asyncio.timeout(self.settings.connect_timeout), lease.connect():
                 return None  # the pool pings before it lends
         except TimeoutError as exc:
-            return lease.dialect.connect_error(exc, lease.target.url)
+            return lease.dialect.connect_error(exc, lease.target.told)
         except PoolBusy:
             raise
         except ManydbError as exc:
@@ -258,7 +268,7 @@ class EngineRegistry:
         target, access = key
         dialect, url, admission = target.dialect, target.url, target.admission
         # First, for it may fail, and nobody's engine should go for that.
-        arguments = dialect.connect_args(url, access, self.settings.connect_timeout)
+        arguments = dialect.connect_args(target.told, access, self.settings.connect_timeout)
         if len(self._entries) >= self.settings.max_engines:
             self._evict()
         driver_url = dialect.driver_url(url, access)

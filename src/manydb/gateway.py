@@ -131,6 +131,7 @@ class Gateway:
                 max_age=settings.transaction_max_age,
                 per_owner=settings.max_transactions,
                 end=lambda held: held.transaction.close(),
+                in_use=lambda held: held.transaction.is_busy,
             )
         )
         self.results = self.hold(Results(settings))
@@ -370,6 +371,7 @@ class Gateway:
         try:
             yield Place(found.registration, lambda work, timeout: transaction.run(work, timeout=timeout), transaction)
         finally:
+            self.transactions.touch(transaction_id)
             if transaction.ended:
                 with anyio.CancelScope(shield=True):
                     await self.transactions.remove(transaction_id, transaction.ended)

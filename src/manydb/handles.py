@@ -42,6 +42,8 @@ class Handles(Generic[T]):
     end: Callable[[T], Awaitable[None]]
     max_age: float = float("inf")
     total: int = 100_000
+    in_use: Callable[[T], bool] = lambda _: False
+    """Whether a thing works at this moment: then it is not idle, however long that takes."""
     clock: Callable[[], float] = time.monotonic
     _held: OrderedDict[str, _Held[T]] = field(default_factory=OrderedDict)
     _gone: OrderedDict[str, tuple[Caller, str]] = field(default_factory=OrderedDict)
@@ -80,6 +82,12 @@ class Handles(Generic[T]):
         """The thing, used now; None where there is none."""
         held = self._of(owner, handle)
         return self.get(owner, handle) if held is not None and not self._overdue(held) else None
+
+    def touch(self, handle: str) -> None:
+        """It was in use until now."""
+        if held := self._held.get(handle):
+            held.last_used = self.clock()
+            self._held.move_to_end(handle)
 
     def of(self, owner: Caller) -> list[tuple[str, T, float]]:
         """What *owner* holds: id, thing and the seconds it has left if nobody uses it. Nothing for nobody known."""
@@ -127,7 +135,7 @@ class Handles(Generic[T]):
 
     def _overdue(self, held: _Held[T]) -> str:
         now = self.clock()
-        if now - held.last_used >= self.idle_ttl:
+        if now - held.last_used >= self.idle_ttl and not self.in_use(held.thing):
             return f"was not used for {self.idle_ttl:g} s"
         return f"was open for {self.max_age:g} s" if now - held.created >= self.max_age else ""
 

@@ -4,23 +4,32 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
+from importlib.util import find_spec
 from typing import Any
 
 import fastmcp.exceptions
 import orjson
 import pydantic
 from fastmcp import FastMCP
+from fastmcp.resources import FunctionResource
 from fastmcp.server.lifespan import lifespan
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import FunctionTool, ToolResult
 from mcp_types import CallToolRequestParams
 
 from manydb import __version__
+from manydb.admission import AdmissionPolicy
+from manydb.batches import Batches
 from manydb.errors import BadParameter, Internal, ManydbError, Unsupported
+from manydb.exports import Exports
 from manydb.gateway import Gateway
+from manydb.jobs import Jobs
+from manydb.policy import Policy
+from manydb.registrations import Registrations
 from manydb.settings import Settings
-from manydb.tools import TOOLS, Tool
+from manydb.tools import TOOLS, Tool, bulk
 from manydb.tools.asking import Reply
+from manydb.tools.resources import RESOURCES
 from manydb.writes import Writes
 
 _log = logging.getLogger(__name__)
@@ -36,20 +45,30 @@ _INSTRUCTIONS = (
 _TALKATIVE = ("fastmcp", "mcp", "sqlalchemy", "aiosqlite", "sse_starlette")
 
 
-def build_server(settings: Settings) -> FastMCP[dict[str, Any]]:
+def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str, Any]]:
     """A server of *settings*' connections; its gateway opens with the server's lifespan. Raises SettingsError.
+
+    *local*: it serves one client on this machine, as over stdio.
 
     Bound values stay out of logs: the libraries below log no more than INFO from now on, whatever was set before.
     """
     for name in _TALKATIVE:
         library = logging.getLogger(name)
         library.setLevel(max(library.getEffectiveLevel(), logging.INFO))
+    policy = AdmissionPolicy.configured(settings, local=local)
 
     @lifespan
     async def open_gateway(server: FastMCP[Any]) -> AsyncIterator[dict[str, Any]]:
         await _know_the_schemas(server)
-        async with Gateway.open(settings) as gateway:
-            yield {"gateway": gateway, "writes": Writes(gateway)}
+        async with Gateway.open(settings, local=local) as gateway:
+            yield {
+                "gateway": gateway,
+                "registrations": Registrations(gateway, policy),
+                "writes": Writes(gateway),
+                "exports": Exports(gateway),
+                "batches": Batches(gateway),
+                "jobs": Jobs(gateway),
+            }
 
     server: FastMCP[dict[str, Any]] = FastMCP(
         "manydb",
@@ -61,12 +80,32 @@ def build_server(settings: Settings) -> FastMCP[dict[str, Any]]:
     )
     parameters: dict[str, list[str]] = {}
     for tool in TOOLS:
-        if tool.group in settings.tools:
+        if tool.group in settings.tools and _is_of_use(tool, settings, policy):
             offered = _offered(tool)
             parameters[tool.name] = list(offered.parameters["properties"])
             server.add_tool(offered)
+    for resource in RESOURCES:
+        if resource.group in settings.tools:
+            read, uri = resource.function, resource.uri
+            server.add_resource(FunctionResource.from_function(read, uri, mime_type=resource.mime_type))
+    if "analysis" in settings.tools:
+        bulk.offer_exports(server)
     server.add_middleware(_Arguments(parameters))
+    if "jobs" in settings.tools and find_spec("fastmcp_tasks"):
+        from manydb.tools.tasks import Tasks  # noqa: PLC0415 - an extra, and half a second
+
+        server.add_extension(Tasks())
     return server
+
+
+def _is_of_use(tool: Tool, settings: Settings, policy: AdmissionPolicy | None) -> bool:
+    """Whether some connection offers what *tool* needs, or one that a caller may register does."""
+    if policy is None and tool.registers:
+        return False
+    levels = {given.access for given in settings.connections.values()}
+    if policy is not None:
+        levels.add(settings.registration_access)
+    return tool.access == "read_only" or any(Policy(level).offers(tool.access) for level in levels)
 
 
 def _offered(tool: Tool) -> FunctionTool:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from manydb.engines import Lease
 from manydb.errors import (
     BadParameter,
+    Cancelled,
     Conflict,
     Expired,
     Internal,
@@ -88,6 +89,8 @@ async def _stoppable(lease: Lease, run: Callable[["_Call"], Awaitable[T]], timeo
     try:
         done, _ = await asyncio.wait({call.task}, timeout=timeout + _GRACE_SECONDS)
         if done:
+            if call.task.cancelled():  # by somebody else: a CancelledError of ours would end the client's connection
+                raise Cancelled("the statement was stopped: its transaction or its engine was closed")
             answer: T = call.task.result()
             return answer
         await call.stop()
@@ -220,6 +223,7 @@ class Transaction:
     savepoints: list[str] = field(default_factory=list)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
     _running: _Call | None = field(default=None, repr=False)
+    _close: asyncio.Task[None] | None = field(default=None, repr=False)
 
     async def run(
         self,
@@ -281,13 +285,26 @@ class Transaction:
         await self._statement(lambda on: on.exec_driver_sql(f"RELEASE SAVEPOINT {name}"), timeout)
         del self.savepoints[place:]
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a statement runs in it, or waits for its turn."""
+        return self._turn.locked()
+
     async def close(self) -> None:
-        """Roll back what was not committed, and give the connection back; in bounded time."""
+        """Roll back what was not committed, and give the connection back; in bounded time, once however often asked."""
         self._end("was rolled back")
+        if self._close is None:
+            self._close = asyncio.create_task(self._stop_and_give_back())
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({self._close}, timeout=_CLOSE_SECONDS)
+
+    async def _stop_and_give_back(self) -> None:
         if self._running is not None:
             await self._running.stop()
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_SECONDS):
+        try:
             await self._closing()
+        except Exception:  # noqa: BLE001 - best effort: the server notices a lost connection itself
+            _log.debug("a transaction did not close cleanly", exc_info=True)
 
     def _place(self, name: str) -> int:
         if name not in self.savepoints:

@@ -226,7 +226,9 @@ async def serve_http(server: FastMCP[Any], settings: Settings) -> None:
     """Serve any number of clients over streamable HTTP, until a signal comes. Raises SettingsError."""
     require_private_address(settings)
     listening = _listen(settings.host, settings.port)
-    app = server.http_app(path=settings.path, host_origin_protection="auto")
+    app = server.http_app(
+        path=settings.path, host_origin_protection="auto", session_idle_timeout=settings.caller_idle_ttl
+    )
     config = uvicorn.Config(
         app,
         host=settings.host,

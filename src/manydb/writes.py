@@ -18,7 +18,6 @@ from manydb.errors import (
     Conflict,
     Expired,
     Forbidden,
-    ManydbError,
     Unsupported,
 )
 from manydb.gateway import Gateway, Place
@@ -106,7 +105,8 @@ class Writes:
                 "this connection hides or masks data, so nothing is written to it in SQL",
                 suggestions=["use insert_rows, update_rows or delete_rows"],
             )
-        if statement.functions and registration.access != "admin":
+        may_act = statement.functions or registration.dialect.catalog.operators_may_act
+        if may_act and registration.access != "admin":
             acting = await self._gateway.acting_functions(registration)
             statements.check_functions(statement, acting)
 
@@ -296,14 +296,14 @@ async def _none() -> None:
 async def _sampled(on: AsyncConnection, read: Sampler) -> QueryResult | None:
     """Rows for people to look at; where they cannot be had, the preview goes on without."""
     await on.exec_driver_sql(f"SAVEPOINT {_SAMPLE}")
+    rows = None
     try:
         rows = await read(on)
-    except ManydbError:
-        rows = None
-    except Exception:  # noqa: BLE001 - whatever the driver says of a sample; the write itself is judged by itself
-        rows = None
-    if rows is None:
-        await on.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAMPLE}")
+    except Exception as exc:  # noqa: BLE001 - whatever a driver says of a sample: the write is judged by itself
+        try:
+            await on.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAMPLE}")
+        except Exception:  # noqa: BLE001 - the transaction is gone, and with it what would undo the write
+            raise exc from None
     await on.exec_driver_sql(f"RELEASE SAVEPOINT {_SAMPLE}")
     return rows
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,9 +17,10 @@ from sqlalchemy.sql.compiler import IdentifierPreparer
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from manydb import errors
-from manydb.dialects import execution
+from manydb.dialects import execution, streaming
 from manydb.dialects.catalog import Catalog
 from manydb.dialects.grammar import STANDARD, Grammar
+from manydb.dialects.loading import Load, Loader, PlainLoader
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.settings import Access, Isolation
@@ -56,6 +57,8 @@ class Dialect:
     """Whether a failed statement leaves its transaction unusable, unless a savepoint was set before."""
     commits_ddl: ClassVar[bool] = False
     """Whether a change of the schema commits the transaction it is in."""
+    chooses_key: ClassVar[bool] = True
+    """Whether a statement may say by which unique key a row meets another; else any of them counts."""
     grammar: ClassVar[Grammar] = STANDARD
     catalog: ClassVar[Catalog] = Catalog()
 
@@ -187,6 +190,19 @@ class Dialect:
         if not args and connection.dialect.paramstyle in {"format", "pyformat"}:
             sql = sql.replace("%", "%%")  # SQLAlchemy passes no arguments as (), and these drivers then fill them in
         return await execution.fetch(connection, sql, args, limit)
+
+    def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+        """Run one statement that reads in the open transaction; all of its rows, a slice at a time, at least one slice.
+
+        Whoever stops early closes the generator, and the transaction may be ended by that.
+        """
+        if not args and connection.dialect.paramstyle in {"format", "pyformat"}:
+            sql = sql.replace("%", "%%")
+        return streaming.stream(connection, sql, args)
+
+    async def loader(self, connection: AsyncConnection, load: Load) -> Loader:  # noqa: ARG002 - for those who ask
+        """What makes rows fit *load*'s columns and sends them. Only reads; what it returns outlives *connection*."""
+        return PlainLoader(load)
 
     def explained(self, connection: AsyncConnection, sql: str, *, analyze: bool) -> str:  # noqa: ARG002
         """The statement that tells how *sql* is run."""

@@ -4,6 +4,7 @@ No general parser reads every text as the databases do. So its tokens are laid o
 occurrence of a restricted name has to be found in its tree. What it cannot parse is not proved to be harmless.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 20_000
 """The time to parse grows with the text, on the event loop: about 10 ms for this much."""
+_MOST_SUBSCRIPTS = 50
+"""The time to parse grows with the square of their number."""
+_SPARE_NODES = 500
+"""Over one for every two characters; honest statements need one for every five."""
 _KINDS = frozenset({"word", "name", "string"})
 _ALLOWED_ROOTS = ("Select", "SetOperation", "Subquery", "Values")
 
@@ -35,6 +40,8 @@ def parse(sql: str, grammar: Grammar, restricted: frozenset[str]) -> "exp.Expr":
         raise unproved("nothing can be proved about statements of this database")
     if len(sql) > MAX_CHARACTERS:
         raise unproved(f"a statement of more than {MAX_CHARACTERS:,} characters is not analysed", "send a shorter one")
+    if sql.count("[") > _MOST_SUBSCRIPTS:
+        raise unproved(f"a statement with more than {_MOST_SUBSCRIPTS} '[' is not analysed", "write it more plainly")
     tokens = [token for token in tokenize(sql, grammar.lexicon) if token.kind != "comment"]
     tree = _tree(sql, grammar.parser, tokens)
     _require_accounted(tokens, tree, restricted)
@@ -45,9 +52,13 @@ def _tree(sql: str, parser: str, tokens: Sequence[Token]) -> "exp.Expr":
     from sqlglot import errors, exp, parse  # noqa: PLC0415 - 150 ms, only where it is asked for
     from sqlglot.dialects.dialect import Dialect  # noqa: PLC0415
 
+    logging.getLogger("sqlglot").setLevel(logging.CRITICAL)  # its warnings quote the statement
     try:
         _require_agreement(tokens, Dialect.get_or_raise(parser).tokenize(sql))
-        trees = [tree for tree in parse(sql, dialect=parser, error_level=errors.ErrorLevel.RAISE) if tree is not None]
+        # Without a bound it takes twice the time for each further JOIN that has no condition.
+        most = len(sql) // 2 + _SPARE_NODES
+        parsed = parse(sql, dialect=parser, error_level=errors.ErrorLevel.RAISE, max_nodes=most)
+        trees = [tree for tree in parsed if tree is not None]
     except ManydbError:
         raise
     except Exception as exc:  # it raises many things, RecursionError too

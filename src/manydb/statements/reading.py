@@ -335,6 +335,8 @@ def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str
 
 def _hazard(work: _Work, source: Source, grammar: Grammar, functions: tuple[str, ...]) -> Refusal | None:
     """What no access permits, in a statement that may write."""
+    if work.verb == "VACUUM":
+        return Refusal(Forbidden, "VACUUM runs in no transaction, and statements here do", "ANALYZE")
     if work.kind == "write" and work.verb not in WRITES:
         suggestion = "insert_rows and export_query move many rows; routines are called by an application"
         return Refusal(Forbidden, f"{work.verb} is not open to any access", suggestion)

@@ -9,8 +9,12 @@ from pydantic import BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from manydb import callers
+from manydb.batches import Batches
 from manydb.callers import Caller
+from manydb.exports import Exports
 from manydb.gateway import Gateway
+from manydb.jobs import Jobs
+from manydb.registrations import Registrations
 from manydb.writes import Writes
 
 # A parameter that is left out may also come as null; its schema need not say so in every tool.
@@ -41,6 +45,8 @@ def _listed(value: Any) -> Any:
 
 _QUOTES = frozenset("\"'`[")
 
+AsJson = BeforeValidator(_parsed)
+
 Connection = Annotated[str | Nothing, Field(description="Name from list_connections; optional if there is one")]
 Schema = Annotated[str | Nothing, Field(description="Only this schema")]
 Limit = Annotated[int, Field(ge=1, le=1000)]
@@ -70,13 +76,35 @@ def gateway(ctx: Context) -> Gateway:
 
 
 def caller(ctx: Context) -> Caller:
-    """Who is asking."""
-    return callers.resolve(ctx)
+    """Who is asking. What a session holds is released when it ends, so every tool asks here."""
+    found = callers.resolve(ctx)
+    callers.watch(ctx, found, gateway(ctx).release)
+    return found
+
+
+def registrations(ctx: Context) -> Registrations:
+    """What callers may register with the running server."""
+    return cast("Registrations", ctx.lifespan_context["registrations"])
 
 
 def writes(ctx: Context) -> Writes:
     """What may be written through the running server."""
     return cast("Writes", ctx.lifespan_context["writes"])
+
+
+def batches(ctx: Context) -> Batches:
+    """The batches of the running server."""
+    return cast("Batches", ctx.lifespan_context["batches"])
+
+
+def jobs(ctx: Context) -> Jobs:
+    """The jobs of the running server."""
+    return cast("Jobs", ctx.lifespan_context["jobs"])
+
+
+def exports(ctx: Context) -> Exports:
+    """The exports of the running server."""
+    return cast("Exports", ctx.lifespan_context["exports"])
 
 
 def answer(found: Gateway, text: str | dict[str, Any]) -> ToolResult:

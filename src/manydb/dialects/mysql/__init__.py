@@ -3,7 +3,8 @@
 import asyncio
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import aclosing
 from typing import Any
 
 from sqlalchemy import URL, event
@@ -12,7 +13,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from manydb import errors
 from manydb.dialects import base, tls
-from manydb.dialects.mysql import catalog, execution, grammar, powers
+from manydb.dialects.loading import Load, Loader
+from manydb.dialects.mysql import catalog, execution, grammar, loading, powers
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.settings import Access, Isolation
@@ -55,6 +57,7 @@ class MySQL(base.Dialect):
     schemes = ("mysql", "mariadb")
     default_port = 3306
     commits_ddl = True
+    chooses_key = False
     options = tls.OPTIONS | {
         "charset": "charset", "default-character-set": "charset",
         "connect_timeout": "connect_timeout", "connect-timeout": "connect_timeout",
@@ -170,6 +173,16 @@ class MySQL(base.Dialect):
             return await execution.fetch(connection, sql, args, limit, to_end=goes_on)
         return await super().fetch(connection, sql, args, limit, goes_on=goes_on)
 
+    async def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+        raw = (await connection.get_raw_connection()).driver_connection
+        slices = (execution.stream if _is_aiomysql(raw) else super().stream)(connection, sql, args)
+        async with aclosing(slices):
+            async for each in slices:
+                yield each
+
+    async def loader(self, connection: AsyncConnection, load: Load) -> Loader:  # noqa: ARG002
+        return loading.Inserts.of(load, self.error)
+
     def explained(self, connection: AsyncConnection, sql: str, *, analyze: bool) -> str:
         if analyze and not getattr(connection.dialect, "is_mariadb", False):
             return f"EXPLAIN ANALYZE {sql}"
@@ -198,6 +211,8 @@ class MySQL(base.Dialect):
         cause = base.original(exc)
         number = cause.args[0] if cause.args and isinstance(cause.args[0], int) else None
         if number is None:
+            if type(cause).__name__ == "InterfaceError":  # all that aiomysql says of a connection that was closed
+                return errors.Unreachable("the connection to the database was lost")
             return super().error(exc)
         message = str(cause.args[1]) if len(cause.args) > 1 else type(cause).__name__
         return _ERRORS.get(number, errors.SqlSyntax)(message, errno=number)

@@ -5,7 +5,7 @@ row of a result in which one string is not valid.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, cast
 
 from sqlalchemy import Connection
@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
+from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
 
 _SELECT_LIMIT = "sql_select_limit"
+_NO_LIMIT = 2**64 - 1
 
 
 class _Field(Protocol):
@@ -79,9 +81,9 @@ async def fetch(
     result.converters = [(None, _converter(field)) for field in result.fields]
     long = [index for index, field in enumerate(result.fields) if field.type_code in _LONG_CODES]
     reading = Reading(limit, max_bytes, long)
-    await _read(result, reading)
+    dropped = await _read(result, reading)
     kept, more, full = reading.kept(unread=result.unbuffered_active)
-    count = len(reading.records)
+    count = len(reading.records) + dropped
     if to_end:
         count += await _drop(result)
     elif result.unbuffered_active:
@@ -89,6 +91,37 @@ async def fetch(
     columns, types = [field.name for field in result.fields], [type_name(field) for field in result.fields]
     # The protocol counts nothing for RETURNING, which gives a row for each that changed.
     return Rows(columns, types, kept, more=more, full=full, size=reading.size, affected=count if to_end else None)
+
+
+async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+    """As `fetch`, all rows, as they come from the server. Whoever stops early costs the connection."""
+    raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
+    text = _with_literals(raw, sql, args) if args else sql
+    await _limit_selects(connection, raw, _NO_LIMIT)
+    await raw.query(text, unbuffered=True)
+    result = raw._result  # noqa: SLF001 - as in fetch
+    if not result.unbuffered_active:
+        yield Rows([], [], [])
+        return
+    result.converters = [(None, _converter(field)) for field in result.fields]
+    columns, types = [field.name for field in result.fields], [type_name(field) for field in result.fields]
+    pace = Pace([index for index, field in enumerate(result.fields) if field.type_code in _LONG_CODES])
+    try:
+        while result.unbuffered_active:
+            records = await _slice(result, pace.wants)
+            pace.saw(records)
+            yield Rows(columns, types, records)
+    finally:
+        if result.unbuffered_active:
+            await connection.invalidate()
+
+
+async def _slice(result: _Result, count: int) -> list[Sequence[Any]]:
+    read = result._read_rowdata_packet_unbuffered  # noqa: SLF001
+    records: list[Sequence[Any]] = []
+    while len(records) < count and (record := await read()) is not None:
+        records.append(record)
+    return records
 
 
 async def _drop(result: _Result) -> int:
@@ -107,11 +140,14 @@ async def _limit_selects(connection: AsyncConnection, raw: _Driver, rows: int) -
         checkout.execution_options(**{_SELECT_LIMIT: rows})
 
 
-async def _read(result: _Result, reading: Reading) -> None:
-    """The rows that *reading* wants, and the end of the result if it comes right after them."""
+async def _read(result: _Result, reading: Reading) -> int:
+    """The rows that *reading* wants, and the end of the result if it comes right after them; rows read in vain."""
     read = result._read_rowdata_packet_unbuffered  # noqa: SLF001 - fetchmany would add two coroutines a row
-    while (record := await read()) is not None and reading.wants:
+    while (record := await read()) is not None:
+        if not reading.wants:
+            return 1
         reading.add((record,))
+    return 0
 
 
 # ---- server's text → JSON -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import getpass
 import os
 import re
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -14,7 +14,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from manydb import errors, values
 from manydb.dialects import base, tls
-from manydb.dialects.postgresql import catalog, execution, grammar, powers
+from manydb.dialects.loading import Load, Loader
+from manydb.dialects.postgresql import catalog, execution, grammar, loading, powers
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.settings import Access, Isolation
@@ -187,6 +188,16 @@ class PostgreSQL(base.Dialect):
             return await execution.fetch(connection, sql, args, limit)
         return await (_stream if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
 
+    async def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+        raw = (await connection.get_raw_connection()).driver_connection
+        slices = (execution.stream if _is_asyncpg(raw) else super().stream)(connection, sql, args)
+        async with aclosing(slices):
+            async for each in slices:
+                yield each
+
+    async def loader(self, connection: AsyncConnection, load: Load) -> Loader:
+        return await loading.loader(connection, load, self.error)
+
     async def stop(self, raw: Any, side: Callable[[], AsyncEngine]) -> None:
         """End the backend, over a connection of its own.
 
@@ -229,7 +240,17 @@ class PostgreSQL(base.Dialect):
         for length in (5, 2):
             if kind := _STATES.get(state[:length]):
                 return kind(_message(cause), sqlstate=state, hint=getattr(cause, "hint", None) or None)
+        if not state and any(map(_is_lost, base.causes(exc))):
+            return errors.Unreachable("the connection to the database was lost")
         return super().error(exc) if not state else errors.SqlSyntax(_message(cause), sqlstate=state)
+
+
+def _is_lost(exc: BaseException) -> bool:
+    """What asyncpg says of a connection that it, or the server, has closed; its sentences are fixed in its source."""
+    said = str(exc)
+    return type(exc).__module__.startswith("asyncpg") and (
+        "connection is closed" in said or "cannot switch to state" in said or "connection was closed" in said
+    )
 
 
 def _is_asyncpg(raw: Any) -> bool:
@@ -291,13 +312,16 @@ def _ssl(url: URL, query: dict[str, str]) -> dict[str, Any]:
     if chosen not in {"allow", "prefer"}:
         return {"ssl": context}
     connect: Callable[..., Awaitable[Any]] = url.get_dialect().import_dbapi().asyncpg.connect
-    return {"async_creator_fn": _either(connect, *((False, context) if chosen == "allow" else (context, False)))}
+    # As for the other modes, "ssl" has the context: who dials an address in the host's place must find it there.
+    return {"ssl": context, "async_creator_fn": _either(connect, plain_first=chosen == "allow")}
 
 
-def _either(connect: Callable[..., Awaitable[Any]], first: Any, second: Any) -> Callable[..., Awaitable[Any]]:
-    """*connect* with ssl=*first*, and where the server objects to that, with ssl=*second*."""
+def _either(connect: Callable[..., Awaitable[Any]], *, plain_first: bool) -> Callable[..., Awaitable[Any]]:
+    """*connect*, with TLS and where the server objects to that without, or the other way round."""
 
     async def connected(*args: Any, **kwargs: Any) -> Any:
+        context = kwargs.pop("ssl")
+        first, second = (False, context) if plain_first else (context, False)
         try:
             return await connect(*args, **kwargs, ssl=first)
         except (

@@ -1,7 +1,7 @@
 """One statement on an asyncpg connection: at most *limit* rows, in the JSON form of docs/values.md."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,9 +11,10 @@ from manydb.dialects.postgresql import parameters
 from manydb.dialects.postgresql.codecs import Codecs, install_codecs, pin_session
 from manydb.dialects.postgresql.types import title
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
+from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
 
-__all__ = ["fetch", "install_codecs"]
+__all__ = ["fetch", "install_codecs", "stream"]
 
 _CODECS = "postgresql codecs"  # key in AsyncConnection.info, which lives as long as the driver's connection
 _CHANGED = re.compile(rb"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
@@ -68,11 +69,40 @@ async def fetch(
     statement = await _prepare(raw, sql, codecs)
     attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
     reading = Reading(limit, max_bytes, [index for index, a in enumerate(attributes) if _is_long(a.type)])
-    unread, tag = await _execute(raw, statement, args, codecs, reading, to_end=to_end)
+    unread, dropped, tag = await _execute(raw, statement, args, codecs, reading, to_end=to_end)
     kept, more, full = reading.kept(unread=unread)
     rows = values.rows(kept, {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))})
+    affected = _affected(tag)
+    if affected is not None and attributes:  # the tag counts the last rows that were asked for, RETURNING all of them
+        affected = len(reading.records) + dropped
     columns, types = [a.name for a in attributes], [_title(a.type) for a in attributes]
-    return Rows(columns, types, rows, more=more, full=full, size=reading.size, affected=_affected(tag))
+    return Rows(columns, types, rows, more=more, full=full, size=reading.size, affected=affected)
+
+
+async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+    """As `fetch`, all rows: slice by slice from a portal, which keeps the server's place."""
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    codecs = connection.info.get(_CODECS)
+    if codecs is None:
+        codecs = connection.info[_CODECS] = await install_codecs(raw)
+    await pin_session(raw)
+    codecs.forget_composites()
+    statement = await _prepare(raw, sql, codecs)
+    attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
+    columns, types = [a.name for a in attributes], [_title(a.type) for a in attributes]
+    converters = {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))}
+    pace = Pace([index for index, a in enumerate(attributes) if _is_long(a.type)])
+    # The first slice by way of _execute, which knows what to say of parameters that do not fit.
+    reading = Reading(pace.wants - 1, MAX_BYTES, ())
+    unread, _, _ = await _execute(raw, statement, args, codecs, reading, to_end=False)
+    records: Sequence[Any] = reading.records
+    while True:
+        pace.saw(records)
+        yield Rows(columns, types, values.rows(records, converters))
+        if not unread:
+            return
+        records, _, ended = await raw._protocol.execute(statement, "", pace.wants, True, None)  # noqa: FBT003, SLF001
+        unread = not ended
 
 
 async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:
@@ -98,8 +128,8 @@ def _affected(tag: bytes | None) -> int | None:
 
 async def _execute(
     raw: Any, statement: _Statement, args: tuple[Any, ...], codecs: Codecs, reading: Reading, *, to_end: bool
-) -> tuple[bool, bytes | None]:
-    """Read what *reading* wants; whether the end of the result was not seen, and the command's tag if it was."""
+) -> tuple[bool, int, bytes | None]:
+    """Read what *reading* wants; whether that left rows, how many of them were dropped, and the command's tag."""
     expected = statement._get_parameters()  # noqa: SLF001 - see _prepare
     if len(args) != len(expected):
         raise BadParameter(f"the statement has {len(expected)} placeholders, and {len(args)} values were given")
@@ -111,14 +141,15 @@ async def _execute(
         while not ended and (wanted := reading.wants):
             records, tag, ended = await raw._protocol.execute(statement, "", wanted, True, None)  # noqa: FBT003, SLF001
             reading.add(records)
-        unread = not ended
+        unread, dropped = not ended, 0
         while to_end and not ended:
-            _, tag, ended = await raw._protocol.execute(statement, "", _DROPPED, True, None)  # noqa: FBT003, SLF001
+            records, tag, ended = await raw._protocol.execute(statement, "", _DROPPED, True, None)  # noqa: FBT003, SLF001
+            dropped += len(records)
     except Exception as error:  # the driver's and the server's: all but misfits go on as they are
         if position := _rejected(error):
             raise _misfit(position, expected, codecs) from None  # the driver's message quotes the value
         raise
-    return unread, tag if ended else None
+    return unread, dropped, tag if ended else None
 
 
 def _bind(value: Any, position: int, expected: Sequence[_Type], codecs: Codecs) -> Any:

@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from manydb import errors
 from manydb.dialects import base
+from manydb.dialects.loading import Load, Loader
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
-from manydb.dialects.sqlite import authorizer, catalog, execution, grammar, powers
+from manydb.dialects.sqlite import authorizer, catalog, execution, grammar, loading, powers
 from manydb.settings import Access, Isolation
 
 _OPCODES = 10_000
@@ -171,6 +173,12 @@ class SQLite(base.Dialect):
         goes_on: bool = False,  # noqa: ARG002
     ) -> Rows:
         return await execution.fetch(connection, sql, args, limit)
+
+    def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+        return execution.stream(connection, sql, args)
+
+    async def loader(self, connection: AsyncConnection, load: Load) -> Loader:  # noqa: ARG002
+        return loading.Inserts.of(load, self.error)
 
     async def stop(self, raw: Any, side: Any) -> None:  # noqa: ARG002
         # An interrupt alone misses the statement that still waits for the connection's thread.

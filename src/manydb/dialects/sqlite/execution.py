@@ -3,7 +3,7 @@
 import math
 import operator
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
+from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
 
 _INT64 = 2**63
@@ -57,6 +58,48 @@ async def execute(
         return replace(rows, affected=affected, generated=key if affected == 1 else None)
 
     return await raw._execute(run)  # noqa: SLF001
+
+
+async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+    """As `fetch`, all rows, from a cursor that is closed at the end."""
+    raw: Any = (await connection.get_raw_connection()).driver_connection
+    bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
+    plain = raw._conn.text_factory  # noqa: SLF001 - as in fetch
+    # Whether some string is not UTF-8 is not known beforehand, and rows that were handed on cannot be read again.
+    raw._conn.text_factory = values.text  # noqa: SLF001
+    try:
+        cursor = await raw._execute(_begin, raw._conn, sql, bound)  # noqa: SLF001
+        try:
+            columns = [column[0] for column in cursor.description or ()]
+            pace, unread = Pace(range(len(columns))), True
+            while unread:
+                rows, unread = await raw._execute(_slice, cursor, columns, pace)  # noqa: SLF001
+                yield rows
+        finally:
+            await raw._execute(cursor.close)  # noqa: SLF001 - an open cursor would keep the transaction alive
+    finally:
+        raw._conn.text_factory = plain  # noqa: SLF001
+
+
+def _begin(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...]) -> sqlite3.Cursor:
+    cursor = connection.cursor()
+    try:
+        return cursor.execute(sql, args)
+    except sqlite3.Error as error:
+        cursor.close()
+        if isinstance(error, sqlite3.ProgrammingError) and "number of bindings" in str(error):
+            raise BadParameter(f"{len(args)} values do not fit the number of placeholders in the statement") from error
+        raise
+
+
+def _slice(cursor: sqlite3.Cursor, columns: list[str], pace: Pace) -> tuple[Rows, bool]:
+    """The next rows, and whether there may be more."""
+    wanted = pace.wants
+    records = cursor.fetchmany(wanted)
+    pace.saw(records)
+    found = list(zip(*records, strict=True)) if records else [()] * len(columns)
+    rows: list[Sequence[Any]] = list(zip(*map(_column, found), strict=True)) if records else []
+    return Rows(columns, [_storage_class(column) for column in found], rows), len(records) == wanted
 
 
 def _run(
