@@ -302,7 +302,8 @@ class Transaction:
         if self._running is not None:
             await self._running.stop()
         try:
-            await self._closing()
+            async with self._turn:  # a statement that is about to begin sees that there is no transaction any more
+                await self._closing()
         except Exception:  # noqa: BLE001 - best effort: the server notices a lost connection itself
             _log.debug("a transaction did not close cleanly", exc_info=True)
 
@@ -315,8 +316,7 @@ class Transaction:
     async def _do(self, step: Callable[[_Call], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
         """One step of the transaction, when its turn comes; whatever leaves no transaction behind is remembered."""
         async with self._turn:
-            if self.ended:
-                raise Expired(f"the transaction {self.ended}; begin another")
+            self._require_open()
             try:
                 return await _stoppable(self.lease, lambda call: self._run(call, step), timeout)
             except BaseException as exc:
@@ -325,6 +325,7 @@ class Transaction:
                 raise
 
     async def _run(self, call: _Call, step: Callable[[_Call], Awaitable[T]]) -> T:
+        self._require_open()
         self._running = call
         try:
             async with call.using(self.connection):
@@ -342,6 +343,10 @@ class Transaction:
             return await work(self.connection)
 
         return await self._do(step, timeout)
+
+    def _require_open(self) -> None:
+        if self.ended:
+            raise Expired(f"the transaction {self.ended}; begin another")
 
     def _end(self, reason: str) -> None:
         """There is no transaction any more; what was found out first is the reason."""
