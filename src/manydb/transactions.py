@@ -191,6 +191,7 @@ class _Call:
         await asyncio.wait({self.task}, timeout=_STOP_SECONDS)
 
 
+_STOPPED = "was rolled back, because a statement in it was stopped"
 _UNKNOWN = (
     "the connection was lost while the commit was under way: nobody can tell whether the change lasts; "
     "look at the data before you do it again"
@@ -321,7 +322,7 @@ class Transaction:
                 return await _stoppable(self.lease, lambda call: self._run(call, step), timeout)
             except BaseException as exc:
                 if isinstance(exc, asyncio.CancelledError) or self.connection.invalidated:
-                    self._end("was rolled back, because a statement in it was stopped")
+                    self._end(_STOPPED)
                 raise
 
     async def _run(self, call: _Call, step: Callable[[_Call], Awaitable[T]]) -> T:
@@ -331,7 +332,10 @@ class Transaction:
             async with call.using(self.connection):
                 return await step(call)
         except ManydbError as exc:
-            await self._look(exc)
+            if call.is_stopped:
+                self._end(_STOPPED)
+            else:
+                await self._look(exc)
             raise
         finally:
             self._running = None

@@ -45,7 +45,7 @@ async def amounts(stock: Observer) -> list[int]:
     return [row[0] for row in await stock.run("SELECT amount FROM stock ORDER BY id")]
 
 
-# ---- what a write replies ---------------------------------------------------------------------------------------------
+# ---- what a write replies ----
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -112,7 +112,7 @@ async def test_a_violated_constraint_changes_nothing(stock: Observer, shop_url: 
         assert await amounts(stock) == [10, 20, 30]
 
 
-# ---- access -------------------------------------------------------------------------------------------------------------
+# ---- access ----
 
 
 async def test_nothing_is_written_through_a_connection_that_only_reads(stock: Observer, shop_url: str) -> None:
@@ -203,7 +203,7 @@ async def test_clients_are_told_what_destroys(shop_url: str) -> None:
     assert told["preview_statement"] == (False, False)
 
 
-# ---- previews ------------------------------------------------------------------------------------------------------------
+# ---- previews ----
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -305,7 +305,7 @@ async def test_a_change_of_the_schema_is_tried_where_it_can_be(databases: Databa
         assert (await desk.refusal("execute_query", sql="SELECT * FROM there"))["code"] == "UNKNOWN_TABLE"
 
 
-# ---- confirmations -------------------------------------------------------------------------------------------------------
+# ---- confirmations ----
 
 SWEEPING = [
     "DELETE FROM stock",
