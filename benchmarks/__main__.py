@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.servers import MySQL, PostgreSQL
 
-from benchmarks import calls, million, schema, statements
+from benchmarks import bulk, calls, million, schema, statements
 from benchmarks.lab import Lab
 from benchmarks.reporting import Figure, show
 
@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, Callable[[Lab], AsyncGenerator[Figure]]] = {
     "calls": calls.run,
     "schema": schema.run,
     "million": million.run,
+    "bulk": bulk.run,
 }
 
 

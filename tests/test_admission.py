@@ -27,6 +27,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from manydb.admission import Address, Admission, AdmissionPolicy, working_directory
 from manydb.errors import BadParameter, Forbidden, ManydbError, SettingsError
+from manydb.server import build_server
+from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.servers import entered, new_name
 
@@ -373,6 +375,47 @@ def test_a_policy_that_makes_no_sense_is_a_settings_error(policy: dict[str, Any]
         AdmissionPolicy.of(**policy)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"registration_networks": ["lan"]}, "registration_networks: 'lan' is neither"),
+        ({"registration_ports": ["pg"]}, "registration_ports: 'pg' is neither"),
+        ({"registration_directories": ["data"]}, "registration_directories: 'data' is not an absolute path"),
+        ({"registration_drivers": ["postgresql"]}, "written in full: postgresql.asyncpg"),
+        ({"registration_drivers": ["nosuch+driver"]}, "registration_drivers: 'nosuch.driver': the driver"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_before_anything_is_opened(given: dict[str, Any], message: str) -> None:
+    settings = Settings.model_validate({"registration": True} | given)
+    with pytest.raises(SettingsError, match=message):
+        AdmissionPolicy.configured(settings, local=False)
+    with pytest.raises(SettingsError, match=message):
+        build_server(settings, local=False)
+
+
+def test_the_command_line_names_the_variable_of_such_a_setting(tmp_path: Path) -> None:
+    environment = {**os.environ, "MANYDB_REGISTRATION_PORTS": '["pg"]'}
+    ran = subprocess.run(
+        [sys.executable, "-m", "manydb", "serve"], capture_output=True, text=True, env=environment, cwd=tmp_path,
+        stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("manydb: MANYDB_REGISTRATION_PORTS: registration_ports: 'pg'")
+
+
+def test_what_may_be_registered_depends_on_who_is_served(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    settings = Settings.model_validate({})
+    assert AdmissionPolicy.configured(settings, local=False) is None
+    local = AdmissionPolicy.configured(settings, local=True)
+    assert local is not None
+    assert (local.allow_public, local.allow_loopback, local.directories) == (True, True, (folder.resolve(),))
+    remote = AdmissionPolicy.configured(Settings.model_validate({"registration": True}), local=False)
+    assert remote is not None
+    assert (remote.allow_public, remote.allow_loopback, remote.directories) == (True, False, ())
+    assert AdmissionPolicy.configured(Settings.model_validate({"registration": False}), local=True) is None
+
+
 def test_an_admission_shows_no_password(policy: AdmissionPolicy) -> None:
     admission = policy.admit(f"postgresql://u:{ENCODED}@h/db")
     assert admission.url.password == PASSWORD
@@ -490,6 +533,21 @@ async def test_tls_verifies_the_name_although_an_address_is_dialled(
     assert names == [host]
     assert any(received) is trusted
     assert (error.code == "TLS_FAILED") is not trusted
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require", "verify-ca"])
+@pytest.mark.parametrize("backend", OFFERS)
+async def test_tls_asks_for_the_name_in_every_mode(
+    mode: str, backend: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    policy = AdmissionPolicy.of(networks=["loopback"])
+    async with tls_server(OFFERS[backend], certificate) as (port, names, received):
+        admission = policy.admit(f"{backend}://u:p@db.test:{port}/db?sslmode={mode}")
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the server hangs up
+            await asked(admission, engine_of(admission, Answers("127.0.0.1")))
+    assert names == ["db.test"]
+    assert any(received)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from manydb.server import build_server
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.observers import ENDLESS, Observer, eventually
-from tests.test_transports import clean_environment, request
+from tests.test_transports import clean_environment, request, serving
 from tests.tools import MODES, Desk
 
 GROUPS = ["core", "connect", "write", "jobs", "operations"]
@@ -119,6 +119,7 @@ def unnamed(error: dict[str, Any], *names: str) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_over_stdio_the_process_is_the_caller(mode: str, sqlite_url: str, tmp_path: Path) -> None:
+    await Observer.of(sqlite_url).run("CREATE TABLE t (a int)")
     settings = {
         "MANYDB_TOOLS": json.dumps(GROUPS),
         "MANYDB_REGISTRATION_DIRECTORIES": json.dumps([str(Path(sqlite_url.partition("///")[2]).parent)]),
@@ -154,7 +155,9 @@ async def test_a_session_named_by_a_header_is_not_the_callers(postgresql_url: st
 
 @pytest.mark.parametrize("kind", ["principal", "old principal"])
 async def test_a_login_keeps_its_own_from_client_to_client(kind: str, database_url: str) -> None:
-    async with house_of(kind, registration_directories=["/tmp"]) as found:
+    await Observer.of(database_url).run("CREATE TABLE t (a int)")
+    folder = Path(database_url.partition("///")[2] or "/x").parent
+    async with house_of(kind, registration_directories=[str(folder)]) as found:
         async with found.client(kind, "a") as desk:
             await desk.ask("register_connection", name="mine", url=database_url)
         async with found.client("principal", "a") as desk:
@@ -174,10 +177,10 @@ async def test_another_callers_things_can_neither_be_used_nor_detected(kind: str
         job = await mine.ask("submit_query", sql=ENDLESS)
 
         for tool, key, real, guess, more in (
-            ("execute_query", "connection", "mine", "none", {"sql": "SELECT 1"}),
-            ("test_connection", "connection", "mine", "none", {}),
-            ("remove_connection", "connection", "mine", "none", {}),
-            ("list_tables", "connection", "mine", "none", {}),
+            ("execute_query", "connection", "mine", "guess", {"sql": "SELECT 1"}),
+            ("test_connection", "connection", "mine", "guess", {}),
+            ("remove_connection", "connection", "mine", "guess", {}),
+            ("list_tables", "connection", "mine", "guess", {}),
             ("fetch_rows", "result_id", page["result_id"], "r_guess", {}),
             ("execute_query", "transaction_id", opened["transaction_id"], "t_guess", {"sql": "SELECT 1"}),
             ("commit_transaction", "transaction_id", opened["transaction_id"], "t_guess", {}),
@@ -284,14 +287,15 @@ class Visitor:
 
     @classmethod
     async def arriving(cls, found: House, era: str) -> "Visitor":
-        http = httpx2.AsyncClient(transport=httpx2.ASGITransport(found.http.app), base_url="http://127.0.0.1")
+        transport = httpx2.ASGITransport(found.http.app)
+        return await cls.greeting(httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1"), era)
+
+    @classmethod
+    async def greeting(cls, http: httpx2.AsyncClient, era: str) -> "Visitor":
         visitor = cls(http, era)
         if era == "legacy":
-            hello: dict[str, Any] = {
-                "protocolVersion": "2025-11-25",
-                "capabilities": {},
-                "clientInfo": {"name": "t", "version": "1"},
-            }
+            info = {"name": "t", "version": "1"}
+            hello: dict[str, Any] = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
             answer = await visitor.post(request("initialize", era, **hello))
             visitor.session = {"mcp-session-id": answer.headers["mcp-session-id"]}
             await visitor.post({"jsonrpc": "2.0", "method": "notifications/initialized"})
@@ -349,7 +353,9 @@ async def test_two_hundred_clients_that_vanish_leave_nothing_behind(postgresql_u
                 if number < 8:
                     await leave_things_raw(visitor, postgresql_url)
                 else:
-                    told = await visitor.ask("register_connection", name="mine", url=postgresql_url)
+                    # Ten databases, as far as engines are concerned.
+                    url = f"{postgresql_url}?prepared_statement_cache_size={number % 10}"
+                    told = await visitor.ask("register_connection", name="mine", url=url)
                     rows = await visitor.ask("execute_query", sql="SELECT 1", connection=told["name"])
                     assert rows["rows"] == [[1]]
                 await visitor.aclose()
@@ -357,17 +363,39 @@ async def test_two_hundred_clients_that_vanish_leave_nothing_behind(postgresql_u
         await asyncio.gather(*(visit(number) for number in range(CLIENTS)))
         assert gateway.connections.count() == CLIENTS
         assert len(gateway.transactions) == 8
-        assert len(gateway.engines.stats()) >= 1
+        assert len(gateway.engines.stats()) >= 10
 
         # An hour and more later.
         for handles in held_by(gateway):
             handles.clock = later(handles.clock, 100_000)
         await gateway.sweep()
+        await gateway.sweep()  # jobs end with their connections, and are forgotten when they have ended
         assert gateway.connections.count() == 0
         assert len(gateway.transactions) == 0
         assert gateway.engines.stats() == []
-        assert found.server._lifespan_result is not None
         assert len(jobs_of(found)) == 0
+        await eventually(observer.is_left_alone, 10)
+    assert await observer.run("SELECT * FROM t") == []
+
+
+async def test_a_client_that_falls_silent_over_the_network_is_forgotten_in_time(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    observer = Observer.of(postgresql_url)
+    await observer.run("CREATE TABLE t (a int)")
+    environment = {
+        "MANYDB_TOOLS": json.dumps(GROUPS),
+        "MANYDB_REGISTRATION": "true",
+        "MANYDB_REGISTRATION_ACCESS": "read_write",
+        "MANYDB_REGISTRATION_NETWORKS": '["loopback"]',
+        "MANYDB_CALLER_IDLE_TTL": "1",
+    }
+    options = ("--transport", "http", "--port", "0")
+    async with serving(tmp_path, {}, *options, environment=environment) as server:
+        await server.listening()
+        async with httpx2.AsyncClient(base_url=server.url.removesuffix("/mcp")) as http:
+            await leave_things_raw(await Visitor.greeting(http, "legacy"), postgresql_url)
+            assert await observer.sessions() >= 2
         await eventually(observer.is_left_alone, 10)
     assert await observer.run("SELECT * FROM t") == []
 

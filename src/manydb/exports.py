@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from manydb import admission, statements
 from manydb.callers import Caller
 from manydb.dialects.rows import Rows
-from manydb.errors import BadParameter, Expired, Forbidden, ManydbError, TooLarge, Unsupported
+from manydb.errors import BadParameter, Expired, Forbidden, TooLarge, Unsupported
 from manydb.formats import _plain, _unique
 from manydb.gateway import Gateway
 from manydb.handles import Handles
@@ -127,18 +127,19 @@ class Exports:
             statement = await gateway.readable(registration, sql)
             verdict = await gateway.judged(registration, statement)
             started = time.perf_counter()
+            finished: list[Path] = []
 
             async def work(on: AsyncConnection) -> Export:
                 # From the beginning each time: a read whose connection was lost is tried again.
                 bound, args = statements.bind(statement, params, on.dialect.paramstyle)
-                async with self._opened(place_of_file, name) as file:
+                async with self._opened(place_of_file, name) as made:
                     slices = registration.dialect.stream(on, bound, args)
-                    written = await _written(slices, file, name, verdict, told, self._settings.max_export_bytes)
-                    target = await _in_thread(file.finish)
+                    written = await _written(slices, made, name, verdict, told, self._settings.max_export_bytes)
+                    finished.append(await _in_thread(made.finish))
                 return Export(
                     registration.name,
                     name,
-                    target,
+                    finished[-1],
                     written.columns,
                     written.rows,
                     written.size,
@@ -147,17 +148,17 @@ class Exports:
                     [written.columns[place] for place in verdict.masked],
                 )
 
-            with gateway.recorded(caller, registration, sql) as record:
-                seconds = gateway.seconds(registration, timeout)
-                export: Export = await gateway.taught(place, statement, params, work, seconds)
-                record.rows = export.rows
-        if place_of_file is not None:
-            return None, export
-        try:
-            return self._kept.add(caller, export), export
-        except ManydbError:
-            await _remove(export)
-            raise
+            try:
+                with gateway.recorded(caller, registration, sql) as record:
+                    seconds = gateway.seconds(registration, timeout)
+                    export: Export = await gateway.taught(place, statement, params, work, seconds)
+                    record.rows = export.rows
+                return (self._kept.add(caller, export) if place_of_file is None else None), export
+            except BaseException:
+                # A file of ours that is whole, but of which nobody will ever hear.
+                for file in finished if place_of_file is None else ():
+                    file.unlink(missing_ok=True)
+                raise
 
     async def read(self, caller: Caller, handle: str, part: int | None = None) -> tuple[Export, bytes]:
         """A part of an export that waits, from 0, or all of one that has but one. Raises Expired and BadParameter."""
@@ -306,7 +307,7 @@ class _File:
             self.stream.close()
         if self.path.name:
             with suppress(FileNotFoundError):
-                os.unlink(self.path.name if self.folder is not None else self.path, dir_fd=self.folder)  # noqa: PTH108 - by descriptor
+                os.unlink(self.path.name if self.folder is not None else self.path, dir_fd=self.folder)
         if self.folder is not None:
             os.close(self.folder)
 

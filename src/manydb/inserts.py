@@ -48,10 +48,16 @@ class Request:
     on_conflict: OnConflict = "error"
     key: Sequence[str] | None = None
 
+    @property
+    def count(self) -> int:
+        return len(self.rows or self.records or ())
+
     def spread(self) -> tuple[list[str], Sequence[Row]]:
-        """Columns and rows. Raises BadParameter where they do not belong together."""
+        """Columns and rows. Raises BadParameter where they are no such, or do not belong together."""
         if (self.rows is None) == (self.records is None):
             raise BadParameter("give rows (lists, with columns) or records (objects)")
+        _require("rows", self.rows, list)
+        _require("records", self.records, dict)
         if self.records is not None:
             return _spread(self.records, self.columns)
         rows = self.rows or ()
@@ -63,6 +69,12 @@ class Request:
                 f"row {number} has {len(rows[number])} values for {len(self.columns)} columns", row=number
             )
         return list(self.columns), rows
+
+
+def _require(name: str, given: object, kind: type) -> None:
+    """*given* is a list of *kind*, or nothing; those who validate arguments would copy each row."""
+    if given is not None and (not isinstance(given, list) or set(map(type, given)) - {kind}):
+        raise BadParameter(f"{name}: should be a list of {'lists' if kind is list else 'objects'}")
 
 
 def _spread(records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None) -> tuple[list[str], Sequence[Row]]:
@@ -329,7 +341,7 @@ async def _require_open(gateway: Gateway, registration: Registration, table: Tab
     for column in columns:
         if column.name in masked and column.name in words:
             raise Forbidden(
-                f"column {column.name} is masked and part of a unique key: which rows are refused would tell its values",
+                f"column {column.name} is masked and part of a unique key: what is refused would tell its values",
                 suggestions=["use a connection without masks"],
             )
 

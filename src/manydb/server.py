@@ -26,6 +26,7 @@ from manydb.gateway import Gateway
 from manydb.jobs import Jobs
 from manydb.policy import Policy
 from manydb.registrations import Registrations
+from manydb.rows import Rows
 from manydb.settings import Settings
 from manydb.tools import TOOLS, Tool, bulk
 from manydb.tools.asking import Reply
@@ -65,6 +66,7 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
                 "gateway": gateway,
                 "registrations": Registrations(gateway, policy),
                 "writes": Writes(gateway),
+                "rows": Rows(gateway),
                 "exports": Exports(gateway),
                 "batches": Batches(gateway),
                 "jobs": Jobs(gateway),

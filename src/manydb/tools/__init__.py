@@ -7,7 +7,7 @@ from mcp_types import ToolAnnotations
 
 from manydb.policy import Policy
 from manydb.settings import Access, Group
-from manydb.tools import batches, bulk, connections, jobs, queries, schemas, sessions, transactions, writes
+from manydb.tools import batches, bulk, connections, jobs, queries, rows, schemas, sessions, transactions, writes
 from manydb.tools.asking import Reply
 
 
@@ -55,9 +55,12 @@ TOOLS: tuple[Tool, ...] = (
     Tool(writes.execute_statement, "write", "read_write"),
     Tool(writes.preview_statement, "write", "read_write", additive=True),
     Tool(bulk.insert_rows, "write", "read_write"),
+    Tool(rows.update_rows, "write", "read_write"),
+    Tool(rows.delete_rows, "write", "read_write"),
     Tool(transactions.begin_transaction, "write", "read_write", additive=True),
     Tool(transactions.commit_transaction, "write", "read_write"),
     Tool(transactions.rollback_transaction, "write", "read_write", additive=True),
+    Tool(rows.select_rows, "analysis"),
     Tool(batches.batch_query, "analysis"),
     Tool(bulk.export_query, "analysis"),
     Tool(jobs.submit_query, "jobs"),

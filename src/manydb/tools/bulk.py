@@ -1,6 +1,7 @@
 """Many rows at once: into a table, and out into a file."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -11,12 +12,12 @@ from fastmcp.exceptions import ResourceError
 from fastmcp.resources import ResourceContent, ResourceResult
 from fastmcp.tools import ToolResult
 from mcp_types import ResourceLink
-from pydantic import Field
+from pydantic import Field, SkipValidation
 
 from manydb import exports, inserts
 from manydb.dialects.loading import OnConflict
 from manydb.errors import ManydbError
-from manydb.exports import Export, ExportFormat
+from manydb.exports import ExportFormat
 from manydb.inserts import Batch, Mode, Outcome, Request
 from manydb.tools.parameters import (
     AsJson,
@@ -43,8 +44,8 @@ async def insert_rows(
     ctx: Context,
     table: Annotated[str, Field(max_length=500, description="schema.table or table")],
     columns: Annotated[Names, Field(description="Names for the values in rows")] = None,
-    rows: Annotated[list[list[Any]] | Nothing, AsJson, Field(description="Lists of values")] = None,
-    records: Annotated[list[dict[str, Any]] | Nothing, AsJson, Field(description="Or objects")] = None,
+    rows: Annotated[list[list[Any]] | Nothing, SkipValidation, AsJson, Field(description="Lists of values")] = None,
+    records: Annotated[list[dict[str, Any]] | Nothing, SkipValidation, AsJson, Field(description="Or objects")] = None,
     on_conflict: Annotated[
         OnConflict | Nothing, Field(description="When a row meets a unique key: error (default), skip it, update")
     ] = None,
@@ -63,17 +64,45 @@ async def insert_rows(
 
     Errors name row (from 0) and column. Bytes are {"$bytes": base64}; thousands of rows a call are fine.
     """
-    found, who = gateway(ctx), caller(ctx)
     request = Request(table, columns, rows, records, on_conflict or "error", key)
-    started = asyncio.get_running_loop().time()
-    if preview:
-        seen, outcome = await inserts.preview(
-            found, writes(ctx), who, connection, request, transaction_id=transaction_id, timeout=timeout_seconds
+    try:
+        if preview:
+            return await _tried(ctx, connection, request, transaction_id, timeout_seconds)
+        return await _done(
+            ctx, connection, request, mode or "all", batch_rows, confirm, transaction_id, timeout_seconds
         )
-        body = _inserted(outcome) | {"preview": "nothing was changed", "note": seen.note, "confirm": seen.confirm}
-        return answer(found, {name: value for name, value in body.items() if value not in (None, "", [])})
-    total = len(rows or records or ())
-    async with _reporting(ctx, total) as report:
+    finally:
+        # asyncio keeps what belongs to a time-out, the request among it, until its time would have come: minutes. So
+        # these are the request's own lists, not copies, and they are emptied here.
+        for given in (rows, records):
+            if isinstance(given, list):
+                given.clear()
+
+
+async def _tried(
+    ctx: Context, connection: str | None, request: Request, transaction_id: str | None, seconds: float | None
+) -> ToolResult:
+    found = gateway(ctx)
+    seen, outcome = await inserts.preview(
+        found, writes(ctx), caller(ctx), connection, request, transaction_id=transaction_id, timeout=seconds
+    )
+    body = _inserted(outcome) | {"preview": "nothing was changed", "note": seen.note, "confirm": seen.confirm}
+    return answer(found, {name: value for name, value in body.items() if value not in (None, "", [])})
+
+
+async def _done(
+    ctx: Context,
+    connection: str | None,
+    request: Request,
+    mode: Mode,
+    batch_rows: int,
+    confirm: str | None,
+    transaction_id: str | None,
+    seconds: float | None,
+) -> ToolResult:
+    found = gateway(ctx)
+    started = time.perf_counter()
+    async with _reporting(ctx, request.count) as report:
         done = 0
 
         def told(more: int) -> None:
@@ -84,17 +113,17 @@ async def insert_rows(
         outcome = await inserts.insert(
             found,
             writes(ctx),
-            who,
+            caller(ctx),
             connection,
             request,
             told,
-            mode=mode or "all",
+            mode=mode,
             batch_rows=batch_rows,
             confirm=confirm,
             transaction_id=transaction_id,
-            timeout=timeout_seconds,
+            timeout=seconds,
         )
-    elapsed = round((asyncio.get_running_loop().time() - started) * 1000)
+    elapsed = round((time.perf_counter() - started) * 1000)
     return answer(found, _inserted(outcome) | {"elapsed_ms": elapsed})
 
 

@@ -15,6 +15,7 @@ from manydb.exports import Exports
 from manydb.gateway import Gateway
 from manydb.jobs import Jobs
 from manydb.registrations import Registrations
+from manydb.rows import Rows
 from manydb.writes import Writes
 
 # A parameter that is left out may also come as null; its schema need not say so in every tool.
@@ -105,6 +106,11 @@ def jobs(ctx: Context) -> Jobs:
 def exports(ctx: Context) -> Exports:
     """The exports of the running server."""
     return cast("Exports", ctx.lifespan_context["exports"])
+
+
+def rows(ctx: Context) -> Rows:
+    """The rows of the running server's tables."""
+    return cast("Rows", ctx.lifespan_context["rows"])
 
 
 def answer(found: Gateway, text: str | dict[str, Any]) -> ToolResult:
