@@ -50,7 +50,9 @@ class House:
     async def use(self, url: str, access: Access = "read_only") -> Any:
         """Ask the smallest question; its connection stays in the pool."""
         async with self.lease(url, access) as lease:
-            return await ask(lease)
+            answer = await ask(lease)
+            await asyncio.gather(*lease.returning)
+            return answer
 
     def locations(self) -> list[str]:
         return [each.location for each in self.engines.stats()]

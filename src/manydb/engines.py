@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import anyio
-from sqlalchemy import URL
+from sqlalchemy import URL, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
@@ -22,6 +23,8 @@ from manydb.settings import Access, Settings
 
 _log = logging.getLogger(__name__)
 
+_FRESH_SECONDS = 1.0
+"""A connection that was in use so recently is believed to live."""
 _CLOSE_SECONDS = 1.5
 """How long closing an engine's connections may take before they are left to the operating system."""
 
@@ -73,17 +76,46 @@ class Stoppable(Protocol):
     async def stop(self) -> None: ...
 
 
+class Pings:
+    """Whether a pooled connection lives, asked before it is lent unless it was in use a moment ago."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._used: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # by the driver's connection
+        self._distrusted = 0.0
+        event.listen(engine.sync_engine, "checkin", self._returned)
+        # SQLAlchemy offers no event for its ping.
+        self._ping = engine.sync_engine.dialect.do_ping
+        engine.sync_engine.dialect.do_ping = self  # type: ignore[method-assign, assignment]
+
+    def distrust(self) -> None:
+        """A connection was found dead: the others are asked, too, however young their last use is."""
+        self._distrusted = time.monotonic()
+
+    def _returned(self, dbapi: Any, _record: Any) -> None:
+        if dbapi is not None:
+            self._used[dbapi.driver_connection] = time.monotonic()
+
+    def __call__(self, dbapi: Any) -> bool:
+        used = self._used.get(dbapi.driver_connection, 0.0)
+        if used > self._distrusted and time.monotonic() - used < _FRESH_SECONDS:
+            return True
+        return self._ping(dbapi)
+
+
 @dataclass(eq=False, slots=True)
 class Lease:
     """An engine, held: it is neither idle nor disposed while the lease lasts."""
 
     engine: AsyncEngine
     target: Target
+    pings: Pings
     side: Callable[[], AsyncEngine]
     """Makes an engine without a pool to the same database; whoever calls it disposes it."""
     health: Health | None = None
     calls: set[Stoppable] = field(default_factory=set)
     """What runs on its connections now; stopped in the database when the registry closes."""
+    returning: set[asyncio.Task[None]] = field(default_factory=set)
+    """Connections on their way back to the pool, where they are cleaned first; nobody waits for them."""
     held: int = 0
     """Connections that transactions across calls keep: never more than half of the pool."""
     is_closed: bool = False
@@ -96,6 +128,10 @@ class Lease:
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[AsyncConnection]:
         """Borrow a connection; one of the two places where driver errors become ours. Raises ManydbError."""
+        pool = self.engine.pool
+        if self.returning and isinstance(pool, AsyncAdaptedQueuePool) and not pool.checkedin():
+            # Sooner than a new one would be made.
+            await asyncio.wait(self.returning, return_when=asyncio.FIRST_COMPLETED)
         try:
             connection = await self.engine.connect()
         except PoolTimeoutError as exc:
@@ -109,8 +145,9 @@ class Lease:
         try:
             yield connection
         finally:
-            # As SQLAlchemy's own context manager: a cancelled caller must not leave the pool one connection short.
-            await asyncio.shield(asyncio.ensure_future(self._give_back(connection)))
+            # In a task of its own: the answer need not wait for it, and a cancelled caller must not leave the pool one
+            # connection short.
+            _start(self.returning, self._give_back(connection))
 
     async def _give_back(self, connection: AsyncConnection) -> None:
         if self.is_closed:
@@ -144,7 +181,7 @@ class _Entry:
 
     @property
     def is_held(self) -> bool:
-        return self.leases > 0 or self.is_checked
+        return self.leases > 0 or self.is_checked or bool(self.lease.returning)
 
 
 _Key = tuple[Target, Access]
@@ -181,6 +218,9 @@ class EngineRegistry:
                 entry.lease.is_closed = True
             # Whoever waits for these calls may be cancelled with the loop, sooner than their statements are stopped.
             await asyncio.gather(*(call.stop() for entry in entries for call in list(entry.lease.calls)))
+            returning = [task for entry in entries for task in entry.lease.returning]
+            if returning:
+                await asyncio.wait(returning, timeout=_CLOSE_SECONDS)
             await asyncio.gather(*self._disposals, *(_dispose(entry) for entry in entries))
 
     @asynccontextmanager
@@ -254,6 +294,7 @@ class EngineRegistry:
 
     async def _ask(self, lease: Lease) -> ManydbError | None:
         """What keeps us from the lease's database; None where it answers. Raises PoolBusy."""
+        lease.pings.distrust()
         try:
             async with asyncio.timeout(self.settings.connect_timeout), lease.connect():
                 return None  # the pool pings before it lends
@@ -305,7 +346,7 @@ class EngineRegistry:
         if admission is not None:
             admission.guard(engine)
         now = self.clock()
-        entry = _Entry(Lease(engine, target, side), pool, created=now, last_used=now)
+        entry = _Entry(Lease(engine, target, Pings(engine), side), pool, created=now, last_used=now)
         self._entries[key] = entry
         return entry
 
@@ -322,9 +363,14 @@ class EngineRegistry:
         self._dispose_if_retired(entry)
 
     def _dispose_if_retired(self, entry: _Entry) -> None:
-        if entry in self._retired and not entry.is_held:
+        if entry not in self._retired:
+            return
+        if not entry.is_held:
             self._retired.discard(entry)
             _start(self._disposals, _dispose(entry))
+            return
+        for task in entry.lease.returning:
+            task.add_done_callback(lambda _: self._dispose_if_retired(entry))
 
     def _is_old(self, entry: _Entry) -> bool:
         return self.clock() - entry.created >= self.settings.engine_max_lifetime
@@ -336,8 +382,8 @@ class EngineRegistry:
             location=entry.lease.target.location,
             access=key[1],
             size=queue.size() if queue else 0,
-            idle=queue.checkedin() if queue else 0,
-            in_use=queue.checkedout() if queue else 0,
+            idle=queue.checkedin() + len(entry.lease.returning) if queue else 0,
+            in_use=queue.checkedout() - len(entry.lease.returning) if queue else 0,
             leases=entry.leases,
             age=self.clock() - entry.created,
             health=entry.lease.health,

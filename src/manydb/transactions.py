@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -32,6 +33,8 @@ Work = Callable[[AsyncConnection], Awaitable[T]]
 
 _GRACE_SECONDS = 2.0
 """What a call may take beyond the statement's time: to connect, and for the database's own time-out to come first."""
+_BEGIN_SECONDS = 2.5
+"""Longer than a writer waits for its turn; nothing else makes the beginning of a transaction wait."""
 _STOP_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
 _MOST_SAVEPOINTS = 100
@@ -65,16 +68,40 @@ async def _once(
     timeout: float,  # noqa: ASYNC109
     commit: bool = False,
 ) -> T:
-    async def run(call: _Call) -> T:
+    async def once(call: _Call) -> T:
         async with lease.connect() as connection, call.using(connection):
-            await lease.dialect.begin(connection, read_only=read_only, timeout=timeout)
+            try:
+                # A connection that was lent without being asked whether it lives may be dead, or silent.
+                async with asyncio.timeout(_BEGIN_SECONDS):
+                    await lease.dialect.begin(connection, read_only=read_only, timeout=timeout)
+            except Exception as exc:
+                if call.is_stopped or not (
+                    isinstance(exc, TimeoutError) or isinstance(lease.dialect.error(exc), Unreachable)
+                ):
+                    raise
+                await connection.invalidate()
+                raise _StaleError("") from exc
             call.go_on()
             answer = await work(connection)
             if commit:
                 await call.commit(connection)
             return answer
 
+    async def run(call: _Call) -> T:
+        try:
+            return await once(call)
+        except _StaleError:  # nothing was done on it
+            lease.pings.distrust()
+        try:
+            return await once(call)
+        except _StaleError as exc:
+            raise lease.dialect.error(exc.__cause__ or exc) from exc
+
     return await _stoppable(lease, run, timeout)
+
+
+class _StaleError(ManydbError):
+    """A connection of the pool that had died in the meantime."""
 
 
 async def _stoppable(lease: Lease, run: Callable[["_Call"], Awaitable[T]], timeout: float) -> T:  # noqa: ASYNC109
@@ -87,8 +114,7 @@ async def _stoppable(lease: Lease, run: Callable[["_Call"], Awaitable[T]], timeo
     call.task = asyncio.create_task(work())
     lease.calls.add(call)
     try:
-        done, _ = await asyncio.wait({call.task}, timeout=timeout + _GRACE_SECONDS)
-        if done:
+        if await _ends_within(call.task, timeout + _GRACE_SECONDS):
             if call.task.cancelled():  # by somebody else: a CancelledError of ours would end the client's connection
                 raise Cancelled("the statement was stopped: its transaction or its engine was closed")
             answer: T = call.task.result()
@@ -100,6 +126,22 @@ async def _stoppable(lease: Lease, run: Callable[["_Call"], Awaitable[T]], timeo
         raise
     finally:
         call.forget()
+
+
+async def _ends_within(task: asyncio.Task[Any], seconds: float) -> bool:
+    """Whether *task* ends in time.
+
+    Not by `asyncio.wait` and its time-out: the loop keeps a timer until its time has come, cancelled or not, and with
+    it the context that it was made in, which is the request's with all its arguments.
+    """
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    timer = loop.call_later(seconds, over.cancel, context=Context())
+    try:
+        await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+        return task.done()
+    finally:
+        timer.cancel()
 
 
 @dataclass(eq=False, slots=True)

@@ -172,7 +172,7 @@ def registered(**given: Any) -> Any:
 
 
 def test_parts_fill_in_what_a_url_leaves_out() -> None:
-    url = registered(url="postgresql://h/d", port=5433, user="ada", password=SECRET).url
+    url = registered(url="postgresql://h/d", port=5433, user="ada", password=SECRET).target.url
     assert (url.port, url.username, url.password) == (5433, "ada", SECRET)
 
 
@@ -195,14 +195,14 @@ def test_a_part_that_contradicts_the_url_is_a_start_up_error() -> None:
 def test_a_driver_agrees_with_the_url_or_is_a_start_up_error(driver: str, agrees: bool) -> None:
     given = {"url": "postgres://h/d", "driver": driver}
     if agrees:
-        assert registered(**given).url.drivername == "postgresql+asyncpg"
+        assert registered(**given).target.url.drivername == "postgresql+asyncpg"
     else:
         with pytest.raises(SettingsError, match=r"connections\.shop\.driver: disagrees with the url"):
             registered(**given)
 
 
 def test_a_part_that_repeats_the_url_is_none() -> None:
-    assert registered(url="postgres://DB/d", host="db", driver="postgresql", database="d").url.host == "db"
+    assert registered(url="postgres://DB/d", host="db", driver="postgresql", database="d").target.url.host == "db"
 
 
 # ---- options at work ------------------------------------------------------------------------------------------------

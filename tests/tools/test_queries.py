@@ -284,7 +284,7 @@ async def test_numbers_may_come_as_text(desk: Desk) -> None:
             {"sql": "SELECT 1", "limit": 3},
             (
                 "limit: there is no such parameter; "
-                "the tool takes sql, connection, params, row_cap, timeout_seconds, format"
+                "the tool takes sql, connection, params, row_cap, timeout_seconds, transaction_id, format"
             ),
         ),
     ],

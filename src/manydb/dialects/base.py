@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import URL, event
 from sqlalchemy.engine.default import DefaultDialect
@@ -27,8 +27,10 @@ from manydb.settings import Access, Isolation
 
 __all__ = ["Dialect", "Rows", "causes", "original"]
 
+T = TypeVar("T")
+
 _PING_SECONDS = 1.0
-"""How long a pooled connection may take to prove that it lives; a silent network would hold the caller for ever."""
+"""How long a pooled connection may take to prove that it lives, or to be cleaned: a silent one would take for ever."""
 
 
 class Dialect:
@@ -122,7 +124,7 @@ class Dialect:
 
         def reset(dbapi: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
             if not state.terminate_only:
-                self.scrub(dbapi, record, access)
+                await_only(_limited(lambda: self.scrub(dbapi, record, access)))
 
         event.listen(engine.sync_engine, "reset", reset)
         # SQLAlchemy offers no event for its ping, and no time limit.
@@ -254,17 +256,22 @@ _UNREACHED: tuple[tuple[type[BaseException], type[errors.ManydbError], str], ...
 )
 
 
+async def _limited(work: Callable[[], T]) -> T:
+    """Do *work*, which speaks to the database inside SQLAlchemy's greenlet. Raises TimeoutError where that is silent."""
+    async with asyncio.timeout(_PING_SECONDS):
+        return await greenlet_spawn(work)
+
+
 def _bounded(ping: Callable[[DBAPIConnection], bool]) -> Callable[[DBAPIConnection], bool]:
     """*ping*, for which a connection that stays silent is a dead one. Runs inside SQLAlchemy's greenlet."""
 
-    async def limited(dbapi: DBAPIConnection) -> bool:
+    async def asked(dbapi: DBAPIConnection) -> bool:
         try:
-            async with asyncio.timeout(_PING_SECONDS):
-                return await greenlet_spawn(ping, dbapi)
+            return await _limited(lambda: ping(dbapi))
         except TimeoutError:
             return False
 
-    return lambda dbapi: await_only(limited(dbapi))
+    return lambda dbapi: await_only(asked(dbapi))
 
 
 def causes(exc: BaseException) -> Iterator[BaseException]:
