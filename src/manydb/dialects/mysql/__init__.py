@@ -23,8 +23,10 @@ _COM_SET_OPTION, _COM_RESET_CONNECTION = 0x1B, 0x1F
 _CLIENT_SSL = 0x800
 _NO_SUCH_FUNCTION = 1305
 _STANDING = "mysql standing"  # key in a pool entry's info, which lives as long as the driver's connection
+_TIME_LIMIT = "mysql time limit"  # likewise: what the session was told
+_LOCK_SECONDS = 2
 _MULTI_STATEMENTS_OFF = struct.pack("<H", 1)
-# Pinned for each call: the text was read under these rules, and values are written under them.
+# Pinned for each check-out: the text was read under these rules, and values are written under them.
 _SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 # By error number; the names are those of the servers' manuals.
 _ERRORS: dict[int, type[errors.ManydbError]] = {
@@ -120,13 +122,16 @@ class MySQL(base.Dialect):
         event.listen(engine.sync_engine, "connect", remember)
         event.listen(engine.sync_engine, "reset", compare)
 
-    def on_connect(self, dbapi: Any, access: Access) -> None:  # noqa: ARG002
+    def on_connect(self, dbapi: Any, access: Access) -> None:
         # The drivers switch multi-statements on for everybody; with them "SELECT 1; DROP TABLE t" is one text.
         dbapi.run_async(lambda raw: _command(raw, _COM_SET_OPTION, _MULTI_STATEMENTS_OFF))
+        dbapi.run_async(lambda raw: _query(raw, _session(raw, access)))
 
-    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
+    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:
         # Rolls back; drops temporary tables, locks, user variables and session settings.
         dbapi.run_async(lambda raw: _command(raw, _COM_RESET_CONNECTION, b""))
+        # Again what every transaction needs, and the time of the last one: most have the same.
+        dbapi.run_async(lambda raw: _query(raw, _session(raw, access, record.info.get(_TIME_LIMIT))))
 
     async def begin(
         self,
@@ -136,19 +141,16 @@ class MySQL(base.Dialect):
         timeout: float,  # noqa: ASYNC109
         isolation: Isolation | None = None,
     ) -> None:
-        await connection.exec_driver_sql(
-            f"SET SESSION sql_mode = '{_SQL_MODE}', SESSION time_zone = '+00:00', SESSION lock_wait_timeout = 2, "
-            f"SESSION innodb_lock_wait_timeout = 2, SESSION {_time_limit(connection, timeout)}, NAMES utf8mb4"
-        )
-        if read_only:
-            # START TRANSACTION READ ONLY alone lets DDL commit it; the session's own mode does not.
-            await connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+        await self.limit(connection, timeout)
         if isolation is not None:
             await connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()}")
         await connection.exec_driver_sql("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
 
     async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
-        await connection.exec_driver_sql(f"SET SESSION {_time_limit(connection, timeout)}")
+        wanted = _time_limit(connection, timeout)
+        if connection.info.get(_TIME_LIMIT) != wanted:
+            await connection.exec_driver_sql(f"SET SESSION {wanted}")
+            connection.info[_TIME_LIMIT] = wanted
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
         raw = (await connection.get_raw_connection()).driver_connection
@@ -228,6 +230,28 @@ async def _command(raw: Any, command: int, payload: bytes) -> None:
     """Send a protocol command that answers OK or ERR; the drivers have no public way."""
     await raw._execute_command(command, payload)  # noqa: SLF001
     await (raw._read_packet() if hasattr(raw, "_read_packet") else raw.read_packet())  # noqa: SLF001
+
+
+async def _query(raw: Any, sql: str) -> None:
+    async with raw.cursor() as cursor:
+        await cursor.execute(sql)
+
+
+def _session(raw: Any, access: Access, time_limit: str | None = None) -> str:
+    """The statement that sets a session up: how text is read and values are written, and whether it may write at all.
+
+    START TRANSACTION READ ONLY alone lets DDL commit it; the session's own mode does not.
+    """
+    read_only = "tx_read_only" if "MariaDB" in raw.get_server_info() else "transaction_read_only"
+    settings = [
+        f"sql_mode = '{_SQL_MODE}'",
+        "time_zone = '+00:00'",
+        f"lock_wait_timeout = {_LOCK_SECONDS}",
+        f"innodb_lock_wait_timeout = {_LOCK_SECONDS}",
+        f"{read_only} = {int(access == 'read_only')}",
+        *([time_limit] if time_limit else []),
+    ]
+    return f"SET SESSION {', SESSION '.join(settings)}, NAMES utf8mb4"
 
 
 async def _standing(raw: Any) -> tuple[Any, ...]:
