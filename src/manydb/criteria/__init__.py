@@ -7,13 +7,12 @@ opposite: only `is_null` finds rows without a value.
 fields.py    Subject, Field: a table's columns, and what values they take
 filters.py   read: a filter as a condition
 order.py     place, beyond: total orders, and the rows behind one of them
-spelling.py  Exact, Value …: what databases spell differently
 """
 
 from manydb.criteria.fields import Field, Subject
 from manydb.criteria.filters import Criterion, read
 from manydb.criteria.order import Key, beyond, last_if_null, place, same
-from manydb.criteria.spelling import Double, Exact, Extreme, Given
+from manydb.dialects.comparing import Double, Exact, Extreme, Given
 
 __all__ = [
     "Criterion",

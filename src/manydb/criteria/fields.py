@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import ColumnClause, TableClause, column
@@ -14,13 +14,9 @@ from sqlalchemy import table as source_of
 from sqlalchemy.sql.elements import quoted_name
 
 from manydb import names, values
+from manydb.dialects.comparing import Family
 from manydb.dialects.schema import Column, Table
 from manydb.errors import BadParameter, Forbidden, UnknownColumn
-
-Family = Literal[
-    "integer", "decimal", "real", "boolean", "text", "uuid", "date", "time", "timestamp", "bytes", "any", "other"
-]
-"""What the values of a type have in common: "any" where a column has no type, "other" where only NULL can be told."""
 
 _TYPES: dict[Family, str] = {
     "integer": "int integer tinyint smallint mediumint bigint int2 int4 int8 serial bigserial smallserial year oid",

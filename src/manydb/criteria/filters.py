@@ -9,7 +9,7 @@ from sqlalchemy.sql import operators
 
 from manydb import values
 from manydb.criteria.fields import Field, Subject
-from manydb.criteria.spelling import EVERYTHING, NOTHING, Among, Exact, Like, Pattern, Value
+from manydb.dialects.comparing import EVERYTHING, NOTHING, Among, Exact, Like, Pattern, Value
 from manydb.errors import BadParameter
 
 Op = Literal["eq", "ne", "lt", "le", "gt", "ge", "in", "between", "like", "ilike", "contains", "is_null"]

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, and_, or_
 from sqlalchemy.sql import operators
 
 from manydb.criteria.fields import Field
-from manydb.criteria.spelling import NOTHING, Exact, NullRank, Value
+from manydb.dialects.comparing import NOTHING, Exact, NullRank, Value
 from manydb.errors import BadParameter
 
 

@@ -257,7 +257,7 @@ _UNREACHED: tuple[tuple[type[BaseException], type[errors.ManydbError], str], ...
 
 
 async def _limited(work: Callable[[], T]) -> T:
-    """Do *work*, which speaks to the database inside SQLAlchemy's greenlet. Raises TimeoutError where that is silent."""
+    """Do *work* inside SQLAlchemy's greenlet. Raises TimeoutError where the database stays silent."""
     async with asyncio.timeout(_PING_SECONDS):
         return await greenlet_spawn(work)
 

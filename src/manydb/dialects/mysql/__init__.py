@@ -15,6 +15,7 @@ from manydb import errors
 from manydb.dialects import base, tls
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.mysql import catalog, execution, grammar, loading, powers
+from manydb.dialects.mysql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.settings import Access, Isolation

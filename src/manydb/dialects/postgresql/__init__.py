@@ -16,6 +16,7 @@ from manydb import errors, values
 from manydb.dialects import base, tls
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.postgresql import catalog, execution, grammar, loading, powers
+from manydb.dialects.postgresql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.settings import Access, Isolation

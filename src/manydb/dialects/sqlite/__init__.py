@@ -19,6 +19,7 @@ from manydb.dialects.loading import Load, Loader
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.dialects.sqlite import authorizer, catalog, execution, grammar, loading, powers
+from manydb.dialects.sqlite import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
 from manydb.settings import Access, Isolation
 
 _OPCODES = 10_000
