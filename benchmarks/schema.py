@@ -131,7 +131,7 @@ class _Served:
     async def forget_schemas(self) -> None:
         """As if the schema cache's time had run out."""
         for registration in self.gateway.connections:
-            self.gateway.schemas.invalidate(registration.target)
+            self.gateway.catalogs.invalidate(registration.target)
 
 
 @asynccontextmanager

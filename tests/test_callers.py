@@ -96,7 +96,7 @@ async def house(*, logins: bool = False, session_idle_timeout: float = 60, **giv
     if logins:
         server.auth = StaticTokenVerifier({name: {"client_id": name, "scopes": []} for name in ("a", "b")})
     async with asgi_server(server, session_idle_timeout=session_idle_timeout) as http:
-        witness = gateway_of(server).hold(Witness())
+        witness = gateway_of(server).holdings.add(Witness())
         yield House(server, http, witness)
 
 
@@ -402,7 +402,7 @@ async def test_a_client_that_falls_silent_over_the_network_is_forgotten_in_time(
 
 def held_by(gateway: Gateway) -> list[Any]:
     """All that tells the time of handles."""
-    jobs = [shelf for shelf in gateway._shelves if shelf.noun == "job"]
+    jobs = [shelf for shelf in gateway.holdings._shelves if shelf.noun == "job"]
     return [gateway.transactions, gateway.connections._registered, gateway.results, *jobs]
 
 
@@ -411,7 +411,7 @@ def later(clock: Callable[[], float], seconds: float) -> Callable[[], float]:
 
 
 def jobs_of(found: House) -> Any:
-    (jobs,) = [shelf for shelf in found.gateway._shelves if shelf.noun == "job"]
+    (jobs,) = [shelf for shelf in found.gateway.holdings._shelves if shelf.noun == "job"]
     return jobs
 
 

@@ -213,7 +213,7 @@ async def test_what_breaks_inside_is_logged_without_its_values(
 
     async with serving(mode, url=url) as desk:
         assert await desk.rows("SELECT 1") == [[1]]
-        for target in ("manydb.query.statements", "manydb.gateway.query", "manydb.tools.queries.caller"):
+        for target in ("manydb.query.statements", "manydb.reads.queries", "manydb.tools.queries.caller"):
             with monkeypatch.context() as patch:
                 patch.setattr(target, Broken())
                 text = await tell(emitted, desk, "execute_query", sql="SELECT :v", params={"v": VALUE})

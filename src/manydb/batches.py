@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
-from manydb import pages
+from manydb import reads
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.engines import Target
@@ -69,15 +69,19 @@ class Batches:
         gateway = self._gateway
         try:
             registration = gateway.connections.get(caller, asked.connection)
-            row_cap = pages.cap(gateway.settings, registration, asked.row_cap)
+            row_cap = reads.cap(gateway.settings, registration, asked.row_cap)
             target, most = registration.target, max(1, registration.pool.size // 2)
             # The batch's own turn comes first: a long batch must not queue up in front of a short one.
             turn = self._turns.get(target) or self._turns.setdefault(target, asyncio.Semaphore(most))
-            async with mine.setdefault(target, asyncio.Semaphore(most)), turn:
-                result = await pages.read(
+            async with (
+                mine.setdefault(target, asyncio.Semaphore(most)),
+                turn,
+                gateway.on(caller, registration.name) as at,
+            ):
+                result = await reads.run(
                     gateway,
                     caller,
-                    registration,
+                    at,
                     asked.sql,
                     asked.params,
                     row_cap=row_cap,
@@ -92,7 +96,7 @@ class Batches:
         settings = self._gateway.settings
 
         def cut(answer: _Answer, budget: int) -> Page:
-            return pages.cut(settings, answer.result, row_cap=answer.row_cap, byte_budget=budget)
+            return reads.cut(settings, answer.result, row_cap=answer.row_cap, byte_budget=budget)
 
         wholes = [
             cut(each, each.registration.limits.byte_budget) if isinstance(each, _Answer) else None for each in answers
@@ -104,7 +108,7 @@ class Batches:
                 found.append(answer)
             else:
                 page = whole if whole and len(whole.encoded) <= share else cut(answer, share)
-                found.append(pages.keep(self._gateway, caller, page))
+                found.append(reads.keep(self._gateway, caller, page))
         return found
 
 

@@ -1,6 +1,7 @@
 """The command line: arguments in, one call out. What a command needs is imported when it runs."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Coroutine, Sequence
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault("FASTMCP_CHECK_FOR_UPDATES", "off")
     os.environ.setdefault("FASTMCP_LOG_ENABLED", "false")  # our own logging shows what it has to say
     chosen = _parser().parse_args(arguments)
+    gc.disable()  # importing makes no garbage: collecting meanwhile is a fifth of the start
     try:
         code = chosen.run(chosen)
         if sys.stdout is not None:
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        gc.enable()
 
 
 def _lessons(error: ManydbError) -> list[str]:
@@ -165,7 +169,6 @@ def _serve(chosen: argparse.Namespace) -> int:
 
 
 def _serve_settings(settings: "Settings", transport: str) -> int:
-    import gc  # noqa: PLC0415
     import logging  # noqa: PLC0415
 
     from manydb.admission import AdmissionPolicy  # noqa: PLC0415
@@ -178,14 +181,11 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    gc.disable()  # importing makes no garbage: collecting meanwhile is a fifth of the start
     # FastMCP takes a second to import: not before settings are right.
     from manydb.server import build_server  # noqa: PLC0415
     from manydb.transports import serve_http, serve_stdio  # noqa: PLC0415
 
     server = build_server(settings, local=local)
-    gc.freeze()
-    gc.enable()
     if transport == "http":
         _run(serve_http(server, settings))
         return 0
@@ -198,6 +198,8 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     import asyncio  # noqa: PLC0415
 
+    gc.freeze()  # what was imported stays: no later collection looks through it
+    gc.enable()
     return asyncio.run(work)
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, Protocol, TypeVar
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import admission, statements
+from manydb import admission, reads, statements
 from manydb.callers import Caller
 from manydb.dialects.rows import Rows
 from manydb.errors import BadParameter, Expired, Forbidden, TooLarge, Unsupported
@@ -79,7 +79,7 @@ class Exports:
             per_owner=self._settings.max_exports,
             end=_remove,
         )
-        gateway.hold(self)
+        gateway.holdings.add(self)
 
     # -- as the gateway asks for what callers hold -------------------------------------------------------------------
 
@@ -124,8 +124,8 @@ class Exports:
             self._kept.require_room(caller)
         async with gateway.on(caller, connection, transaction_id) as place:
             registration = place.registration
-            statement = await gateway.readable(registration, sql)
-            verdict = await gateway.judged(registration, statement)
+            statement = await reads.readable(gateway, registration, sql)
+            verdict = await reads.judged(gateway, registration, statement)
             started = time.perf_counter()
             finished: list[Path] = []
 
@@ -151,7 +151,7 @@ class Exports:
             try:
                 with gateway.recorded(caller, registration, sql) as record:
                     seconds = gateway.seconds(registration, timeout)
-                    export: Export = await gateway.taught(place, statement, params, work, seconds)
+                    export: Export = await reads.taught(gateway, place, statement, params, work, seconds)
                     record.rows = export.rows
                 return (self._kept.add(caller, export) if place_of_file is None else None), export
             except BaseException:

@@ -1,25 +1,25 @@
-"""Caller and connection's name in, an answer of the database out: the one place where the parts meet.
+"""Caller and connection's name in, a place to run statements out: the one place where the parts meet.
 
-Reads and schemas are answered here; what callers hold across calls (registrations, results, transactions, and what
-the modules above add with `hold`) is swept, released and closed here.
+What callers hold across calls (registrations, results, transactions, and what the modules above add) ends here. How
+statements are read, judged and answered is the business of those modules: reads, writes, rows, inserts, exports, jobs.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import formats, lessons, names, query, redaction, statements, transactions
+from manydb import transactions
 from manydb.callers import Caller
+from manydb.catalogs import Catalogs
 from manydb.connections import Connections, Registration
-from manydb.dialects.schema import Overview, Snapshot, Table, TableName
 from manydb.engines import EngineRegistry, Lease
 from manydb.errors import (
     AuthFailed,
@@ -27,24 +27,17 @@ from manydb.errors import (
     Cancelled,
     ManydbError,
     ReadOnly,
-    SqlSyntax,
     TlsFailed,
     TooMany,
-    UnknownColumn,
-    UnknownTable,
     Unreachable,
     Unsupported,
 )
 from manydb.handles import Handles
 from manydb.history import History
-from manydb.lineage import Catalog, Routine
-from manydb.policy import OPEN, Guard, Verdict
-from manydb.query import Page, QueryResult
+from manydb.holdings import Holdings
 from manydb.results import Results
-from manydb.schemas import SchemaCache
-from manydb.settings import Format, Isolation, Settings
+from manydb.settings import Isolation, Settings
 from manydb.standings import Standings
-from manydb.statements import Statement
 from manydb.transactions import Transaction
 
 T = TypeVar("T")
@@ -58,17 +51,6 @@ _LONG_STATEMENT = 10_000
 """Characters; reading more takes long enough to make other callers wait, so a thread does it."""
 _GUARD_SECONDS = 5.0
 """How long a connection with hidden or masked data believes what it knows of views and functions."""
-
-
-class Shelf(Protocol):
-    """Things that callers hold: listed with their ids and the seconds they have left, and ended in time."""
-
-    @property
-    def noun(self) -> str: ...
-    def of(self, owner: Caller) -> list[tuple[str, Any, float]]: ...
-    async def release(self, owner: Caller) -> None: ...
-    async def sweep(self) -> None: ...
-    async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +89,6 @@ class Open:
     transaction: Transaction
 
 
-S = TypeVar("S", bound=Shelf)
-
-
 class Gateway:
     """Everything a running server holds. Use `Gateway.open`."""
 
@@ -118,11 +97,14 @@ class Gateway:
         self.local = local
         """Whether one client on this machine owns the process: stdio."""
         self.engines = engines
-        self.schemas = SchemaCache(settings.schema_cache_ttl)
+        self.catalogs = Catalogs(
+            settings.schema_cache_ttl,
+            lambda registration, work: self.read(registration, work, timeout=_READING_SCHEMAS_SECONDS),
+        )
         self.history = History(settings.history_size, settings.caller_idle_ttl)
         self.standings = Standings(lambda registration, work: self.read(registration, work, timeout=_ASKING_SECONDS))
-        self._shelves: list[Shelf] = []
-        self.transactions = self.hold(
+        self.holdings = Holdings()
+        self.transactions = self.holdings.add(
             Handles[Open](
                 "t",
                 "transaction",
@@ -134,8 +116,8 @@ class Gateway:
                 in_use=lambda held: held.transaction.is_busy,
             )
         )
-        self.results = self.hold(Results(settings))
-        self.connections = self.hold(Connections.configured(settings, self._left))
+        self.results = self.holdings.add(Results(settings))
+        self.connections = self.holdings.add(Connections.configured(settings, self._left))
 
     @classmethod
     @asynccontextmanager
@@ -152,32 +134,20 @@ class Gateway:
                 await gateway._aclose()
 
     async def _aclose(self) -> None:
-        for shelf in reversed(self._shelves):
-            await shelf.aclose()
+        await self.holdings.aclose()
         await self.standings.aclose()
-        await self.schemas.aclose()
+        await self.catalogs.aclose()
 
     # -- what callers hold -------------------------------------------------------------------------------------------
 
-    def hold(self, shelf: S) -> S:
-        """Sweep, release and close *shelf* from now on; the last one added goes first."""
-        self._shelves.append(shelf)
-        return shelf
-
-    def held(self, caller: Caller) -> list[tuple[str, str, Any, float]]:
-        """What *caller* holds: the kind of thing, its id, the thing, and the seconds left if nobody uses it."""
-        return [(shelf.noun, *each) for shelf in self._shelves for each in shelf.of(caller)]
-
     async def release(self, caller: Caller) -> None:
         """*caller* is gone: end all that it holds."""
-        for shelf in reversed(self._shelves):
-            await shelf.release(caller)
+        await self.holdings.release(caller)
         self.history.forget(caller)
 
     async def sweep(self) -> None:
         """End what has expired."""
-        for shelf in self._shelves:
-            await shelf.sweep()
+        await self.holdings.sweep()
         self.history.sweep()
 
     async def _watch(self) -> None:
@@ -196,7 +166,7 @@ class Gateway:
             await self.transactions.remove(handle, f"was rolled back: {registration.name} was removed")
         if is_last:
             self.engines.retire(registration.target)
-            self.schemas.invalidate(registration.target)
+            self.catalogs.invalidate(registration.target)
 
     # -- transactions ------------------------------------------------------------------------------------------------
 
@@ -305,55 +275,7 @@ class Gateway:
             raise
         self.standings.heard(registration)
 
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    async def execute(
-        self,
-        caller: Caller,
-        connection: str | None,
-        sql: str,
-        params: Any = None,
-        *,
-        row_cap: int | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-        format: Format = "json",  # noqa: A002
-        transaction_id: str | None = None,
-    ) -> Page:
-        """Run a statement that reads; its first page, fit for *format*. What was read beyond is kept for *caller*."""
-        async with self.on(caller, connection, transaction_id) as place:
-            registration = place.registration
-            cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
-            with self.recorded(caller, registration, sql) as record:
-                result = await self.query(
-                    place, sql, params, limit=cap + self.settings.kept_rows, timeout=self.seconds(registration, timeout)
-                )
-                record.rows = len(result.rows)
-        page = self._page(registration, result, 0, cap, format)
-        if page.next_offset is None:
-            return page
-        return page.kept_as(self.results.keep(_owner(caller), result, shown=len(page.rows), size=result.size))
-
-    async def query(
-        self,
-        place: "Place",
-        sql: str,
-        params: Any,
-        *,
-        limit: int,
-        timeout: float,  # noqa: ASYNC109
-    ) -> QueryResult:
-        """Run a statement that reads at *place*: at most *limit* rows, what is masked concealed. Raises ManydbError."""
-        registration = place.registration
-        statement = await self.readable(registration, sql)
-        verdict = await self.judged(registration, statement)
-
-        async def work(on: AsyncConnection) -> QueryResult:
-            return await query.run(
-                on, registration.dialect, registration.name, statement, params, limit=limit, goes_on=place.goes_on
-            )
-
-        result = await self.taught(place, statement, params, work, timeout)
-        return _concealed(result, verdict) if verdict.masked else result
+    # -- where statements run ----------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def on(
@@ -419,216 +341,6 @@ class Gateway:
                 caller, registration.name, sql, elapsed, outcome, rows=record.rows, affected=record.affected
             )
 
-    def fetch(
-        self,
-        caller: Caller,
-        result_id: str,
-        *,
-        offset: int | None = None,
-        row_cap: int | None = None,
-        format: Format = "json",  # noqa: A002
-    ) -> Page:
-        """Further rows of a kept result, from *offset* on (by default the first row after the first page)."""
-        kept, shown = self.results.get(_owner(caller), result_id)
-        registration = self.connections.get(caller, kept.connection)
-        cap = min(row_cap or registration.limits.row_cap, self.settings.max_row_cap)
-        return self._page(registration, kept, shown if offset is None else offset, cap, format).kept_as(result_id)
-
-    async def explain(
-        self, caller: Caller, connection: str | None, sql: str, params: Any = None, *, analyze: bool = False
-    ) -> QueryResult:
-        """How the database would run a query; with *analyze*, how it ran it. Raises Unsupported where it cannot."""
-        registration = self.connections.get(caller, connection)
-        dialect = registration.dialect
-        statement = await self.readable(registration, sql)
-        if statement.explained:  # the query was sent with an EXPLAIN of its own
-            statement = await self.readable(registration, statement.explained)
-        if statement.form != "query":
-            raise BadParameter("explain_query takes a query")
-        await self.judged(registration, statement)
-        if analyze and not dialect.analyze_prefix:
-            raise Unsupported(f"{dialect.title} has no EXPLAIN ANALYZE; leave analyze out")
-
-        async def work(on: AsyncConnection) -> QueryResult:
-            bound, args = statements.bind(statement, params, on.dialect.paramstyle)
-            started = time.perf_counter()
-            rows = await dialect.fetch(on, dialect.explained(on, bound, analyze=analyze), args, 10_000)
-            elapsed = round((time.perf_counter() - started) * 1000)
-            return QueryResult(registration.name, rows.columns, rows.types, rows.rows, rows.more, elapsed)
-
-        async with self.on(caller, registration.name) as place:
-            return await self.taught(place, statement, params, work, self.seconds(registration, None))
-
-    async def readable(self, registration: Registration, sql: str) -> Statement:
-        """The statement, if its text is a read and calls nothing that the database itself says may act."""
-        grammar = registration.dialect.grammar
-        if len(sql) > _LONG_STATEMENT:
-            statement = await asyncio.to_thread(statements.parse, sql, grammar)
-        else:
-            statement = statements.parse(sql, grammar)
-        statements.require_read(statement)
-        await statements.require_consent(statement)
-        catalog = registration.dialect.catalog
-        if statement.functions or catalog.operators_may_act:
-            statements.check_functions(statement, await self.acting_functions(registration))
-        return statement
-
-    async def acting_functions(self, registration: Registration) -> frozenset[str]:
-        """The functions (and operators) that the database itself says may act."""
-        return await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
-
-    async def judged(self, registration: Registration, statement: Statement) -> Verdict:
-        """What of the rows to conceal. Raises Forbidden where the statement touches what the connection hides."""
-        if registration.policy.is_open:
-            return OPEN
-        asked = self.schemas.clock()
-        guard = await self._guard(registration)
-        strangers = [each for each in statement.tables if not guard.catalog.find(*each)]
-        if strangers and self.schemas.invalidate(registration.target, before=asked):
-            # They may be younger than what we remember, and views of what is masked.
-            guard = await self._guard(registration)
-        return guard.judge(statement)
-
-    async def _guard(self, registration: Registration) -> Guard:
-        """The connection's policy over its database as it is now, or was some seconds ago."""
-        catalog = registration.dialect.catalog
-
-        async def read(on: AsyncConnection) -> Guard:
-            overview = await catalog.overview(on)
-            tables = await catalog.describe(on, [each.address for each in overview.relations])
-            routines = [Routine(name, text, tuple(signs.split())) for name, text, signs in await catalog.routines(on)]
-            known = Catalog.of(overview, tables, parents=await catalog.parents(on), routines=routines)
-            return Guard.of(registration.policy, known)
-
-        return await self._schema(registration, f"guard of {registration.name}", read, ttl=_GUARD_SECONDS)
-
     def seconds(self, registration: Registration, asked: float | None) -> float:
         """How long a statement may take, where *asked* were asked for."""
         return min(asked or registration.limits.timeout_seconds, self.settings.max_timeout_seconds)
-
-    def page(self, result: QueryResult, row_cap: int) -> Page:
-        """The first page of *result*, as JSON."""
-        return query.page(
-            result,
-            offset=0,
-            row_cap=row_cap,
-            byte_budget=self.settings.byte_budget,
-            cell_chars=self.settings.cell_chars,
-            row_extra=0,
-        )
-
-    def _page(self, registration: Registration, result: QueryResult, offset: int, row_cap: int, name: Format) -> Page:
-        return query.page(
-            result,
-            offset=offset,
-            row_cap=row_cap,
-            byte_budget=registration.limits.byte_budget,
-            cell_chars=self.settings.cell_chars,
-            row_extra=formats.row_extra(name, result.columns),
-        )
-
-    async def taught(
-        self,
-        place: "Place",
-        statement: Statement,
-        params: Any,
-        work: Callable[[AsyncConnection], Awaitable[T]],
-        timeout: float,  # noqa: ASYNC109
-    ) -> T:
-        """Do *work* at *place*, with errors that know the schema and no bound value."""
-        asked = self.schemas.clock()
-        try:
-            answer: T = await place.run(work, timeout)
-        except ManydbError as exc:
-            if exc.__cause__ is not None:  # what the database says may quote values; what we say never does
-                exc.message = redaction.without_values(exc.message, params)
-            await self._teach(place.registration, statement, exc, asked)
-            raise
-        return answer
-
-    async def _teach(self, registration: Registration, statement: Statement, error: ManydbError, asked: float) -> None:
-        """Add what the caller needs to do it right: nearest names, the columns there are, a note on the dialect."""
-        if isinstance(error, UnknownTable | UnknownColumn):
-            self.schemas.invalidate(
-                registration.target, before=asked
-            )  # the database knows its schema better than we remember it
-        if isinstance(error, UnknownTable | UnknownColumn | SqlSyntax):
-            try:
-                await lessons.add(error, statement, registration.dialect, lambda: self.snapshot(registration))
-            except ManydbError:
-                return  # a lesson that cannot be had must not hide the mistake
-
-    # -- schemas -----------------------------------------------------------------------------------------------------
-
-    async def overview(self, registration: Registration) -> Overview:
-        """Every table and view of the database, as the schema cache has it."""
-        overview = await self._schema(registration, "overview", registration.dialect.catalog.overview)
-        return registration.policy.visible(overview)
-
-    async def snapshot(self, registration: Registration) -> Snapshot:
-        """All that a search looks through."""
-        catalog = registration.dialect.catalog
-        overview, columns, indexes = await asyncio.gather(
-            self.overview(registration),
-            self._schema(registration, "columns", catalog.columns),
-            self._schema(registration, "indexes", catalog.indexes),
-        )
-        return registration.policy.visible(Snapshot(overview, columns, indexes))
-
-    async def fresh_if_empty(
-        self, registration: Registration, find: Callable[[], Awaitable[dict[str, Any]]]
-    ) -> dict[str, Any]:
-        """What *find* finds in the schema; where that is nothing, once more with the schema read anew.
-
-        What a caller looks for in vain may be younger than what we remember.
-        """
-        asked = self.schemas.clock()
-        found = await find()
-        if found["total"] == 0 and self.schemas.invalidate(registration.target, before=asked):
-            found = await find()
-        return found
-
-    async def describe(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
-        """The named tables in full, read anew. Raises UnknownTable with the nearest names."""
-        asked = self.schemas.clock()
-        try:
-            addresses = await self._resolve(registration, tables)
-        except UnknownTable:
-            # It may be younger than what we remember.
-            if not self.schemas.invalidate(registration.target, before=asked):
-                raise
-            addresses = await self._resolve(registration, tables)
-        described = await self.read(
-            registration,
-            lambda on: registration.dialect.catalog.describe(on, addresses),
-            timeout=_READING_SCHEMAS_SECONDS,
-        )
-        return [registration.policy.visible(table) for table in described]
-
-    async def _resolve(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
-        overview = await self.overview(registration)
-        return [names.resolve(overview, table, registration.dialect.quote) for table in tables]
-
-    async def _schema(
-        self,
-        registration: Registration,
-        part: str,
-        read: Callable[[AsyncConnection], Awaitable[T]],
-        *,
-        ttl: float | None = None,
-    ) -> T:
-        return await self.schemas.get(
-            registration.target,
-            part,
-            lambda: self.read(registration, read, timeout=_READING_SCHEMAS_SECONDS),
-            ttl=ttl,
-        )
-
-
-def _owner(caller: Caller) -> Caller | None:
-    return caller if caller.is_known else None
-
-
-def _concealed(result: QueryResult, verdict: Verdict) -> QueryResult:
-    rows = verdict.conceal(result.columns, result.rows)
-    return replace(result, rows=rows, masked=[result.columns[index] for index in verdict.masked])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import names, redaction, statements, writes
+from manydb import names, reads, redaction, statements, writes
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.dialects.loading import Load, Loaded, Loader, OnConflict, Part, Told
@@ -246,7 +246,7 @@ async def _prepare(
     for first in range(0, len(rows), _SLICE):
         made.append(loader.part(rows[first : first + _SLICE], first))
         await asyncio.sleep(0)  # a turn for the other callers
-    name = names.spelled(await gateway.overview(registration), table.address, quote)
+    name = names.spelled(await gateway.catalogs.overview(registration), table.address, quote)
     listed = ", ".join(map(quote, load.names))
     sql = f"INSERT INTO {name} ({listed}) VALUES ({', '.join(['NULL'] * len(columns))}) -- {len(rows)} rows"
     statement = statements.parse(sql, registration.dialect.grammar)
@@ -256,13 +256,13 @@ async def _prepare(
 async def _described(gateway: Gateway, place: Place, name: str) -> Table:
     registration = place.registration
     if place.goes_on:
-        overview = await gateway.overview(registration)
+        overview = await gateway.catalogs.overview(registration)
         address = names.resolve(overview, name, registration.dialect.quote)
         (table,) = await place.run(
             lambda on: registration.dialect.catalog.describe(on, [address]), gateway.seconds(registration, None)
         )
     else:
-        (table,) = await gateway.describe(registration, [name])
+        (table,) = await gateway.catalogs.describe(registration, [name])
     if table.kind not in _LOADABLE:
         raise Unsupported(f"{name} is a {table.kind.replace('_', ' ')}: rows go into tables")
     described: Table = table
@@ -330,7 +330,7 @@ async def _require_open(gateway: Gateway, registration: Registration, table: Tab
     grammar, quote = registration.dialect.grammar, registration.dialect.quote
     address = ".".join(map(quote, filter(None, table.address)))
     # What reading the table would conceal knows of parents and partitions too.
-    verdict = await gateway.judged(registration, statements.parse(f"SELECT * FROM {address}", grammar))
+    verdict = await reads.judged(gateway, registration, statements.parse(f"SELECT * FROM {address}", grammar))
     masked = {table.columns[place].name for place in verdict.masked if place < len(table.columns)}
     masked |= registration.policy.masked(*table.address, [column.name for column in table.columns])
     telling = [*table.primary_key]

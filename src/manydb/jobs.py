@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 import anyio
 
-from manydb import pages
+from manydb import reads
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.errors import Expired, Internal, ManydbError, TooMany, UnknownConnection
@@ -109,7 +109,7 @@ class Jobs:
         )
         self._waiting: OrderedDict[Caller, deque[Job]] = OrderedDict()
         self._running: set[Job] = set()
-        gateway.hold(self)
+        gateway.holdings.add(self)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Jobs:
         """
         registration = self._gateway.connections.get(caller, connection)
         try:
-            await self._gateway.readable(registration, sql)
+            await reads.readable(self._gateway, registration, sql)
         except ManydbError:
             with self._gateway.recorded(caller, registration, sql):
                 raise
@@ -254,7 +254,7 @@ class Jobs:
         seconds: float,
         name: Format = "json",
     ) -> Job:
-        rows = pages.cap(self._settings, registration, row_cap)
+        rows = reads.cap(self._settings, registration, row_cap)
         return Job(caller, registration, sql, params, rows, seconds, name, self.clock)
 
     async def _make_room(self, owner: Caller) -> None:
@@ -314,12 +314,13 @@ class Jobs:
 
     async def _read(self, job: Job) -> Page:
         gateway, registration = self._gateway, job.registration
-        result = await pages.read(
-            gateway, job.owner, registration, job.sql, job.params, row_cap=job.row_cap, timeout=job.seconds
-        )
+        async with gateway.on(job.owner, registration.name) as place:
+            result = await reads.run(
+                gateway, job.owner, place, job.sql, job.params, row_cap=job.row_cap, timeout=job.seconds
+            )
         budget = registration.limits.byte_budget
-        page = pages.cut(self._settings, result, row_cap=job.row_cap, byte_budget=budget, name=job.format)
-        return pages.keep(gateway, job.owner, page)
+        page = reads.cut(self._settings, result, row_cap=job.row_cap, byte_budget=budget, name=job.format)
+        return reads.keep(gateway, job.owner, page)
 
     def _ended(self, job: Job, task: asyncio.Task[Page]) -> None:
         self._running.discard(job)

@@ -247,7 +247,7 @@ class Registrations:
         finally:
             if not self.gateway.connections.is_needed(registration.target):
                 self.gateway.engines.retire(registration.target)
-                self.gateway.schemas.invalidate(registration.target)
+                self.gateway.catalogs.invalidate(registration.target)
 
 
 def said(powers: Powers) -> str:

@@ -1,5 +1,6 @@
 """The MCP server: FastMCP, the gateway as its lifespan, the tools of the chosen groups."""
 
+import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -80,6 +81,7 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
         mask_error_details=True,
         on_duplicate="error",
     )
+    server._FastMCP__state_store = _NoState()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
     parameters: dict[str, list[str]] = {}
     for tool in TOOLS:
         if tool.group in settings.tools and _is_of_use(tool, settings, policy):
@@ -92,7 +94,7 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
             server.add_resource(FunctionResource.from_function(read, uri, mime_type=resource.mime_type))
     if "analysis" in settings.tools:
         bulk.offer_exports(server)
-    server.add_middleware(_Arguments(parameters))
+    server.add_middleware(Arguments(parameters))
     if "jobs" in settings.tools and find_spec("fastmcp_tasks"):
         from manydb.tools.tasks import Tasks  # noqa: PLC0415 - an extra, and half a second
 
@@ -112,11 +114,23 @@ def _is_of_use(tool: Tool, settings: Settings, policy: AdmissionPolicy | None) -
 
 def _offered(tool: Tool) -> FunctionTool:
     """*tool* as FastMCP has it. A default of null is no news to anybody, and no value of the type beside it."""
-    offered = FunctionTool.from_function(_answering(tool.function), annotations=tool.annotations, output_schema=None)
+    answering, told = _answering(tool.function), inspect.getdoc(tool.function)
+    answering.__doc__ = None  # FastMCP would import a parser, to look for parameters that are described elsewhere
+    offered = FunctionTool.from_function(answering, description=told, annotations=tool.annotations, output_schema=None)
     for schema in offered.parameters["properties"].values():
         if schema.get("default", ...) is None:
             del schema["default"]
     return offered
+
+
+class _NoState:
+    """In place of FastMCP's store of session state, which takes a tenth of the start to import.
+
+    Nothing of ours is kept there; FastMCP reads it with every list, for what a session switched off.
+    """
+
+    async def get(self, key: str) -> None:
+        """Nothing: nobody wrote."""
 
 
 async def _know_the_schemas(server: FastMCP[Any]) -> None:
@@ -148,7 +162,7 @@ def _answering(
     return answering
 
 
-class _Arguments(Middleware):
+class Arguments(Middleware):
     """Arguments are read kindly; what is wrong with them is said without echoing them."""
 
     def __init__(self, parameters: dict[str, list[str]]) -> None:
@@ -161,7 +175,7 @@ class _Arguments(Middleware):
         parameters = self._parameters.get(call.name)
         if parameters is None:
             return _reply(Unsupported(f"there is no tool {call.name!r}"))
-        call.arguments = _kindly(call.arguments or {}, parameters)
+        call.arguments = kindly(call.arguments or {}, parameters)
         try:
             return await call_next(context)
         except fastmcp.exceptions.ValidationError as exc:
@@ -170,7 +184,7 @@ class _Arguments(Middleware):
             return _reply(BadParameter("; ".join(_mistakes(exc.__cause__, parameters))))
 
 
-def _kindly(arguments: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
+def kindly(arguments: dict[str, Any], parameters: list[str]) -> dict[str, Any]:
     """*arguments* under the names we have for them; null is the same as left out."""
     given = {name: value for name, value in arguments.items() if value is not None}
     for name in ("sql", "pattern"):  # what many clients call "query"

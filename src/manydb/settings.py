@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="where the HTTP transport listens")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port")
     path: str = Field("/mcp", description="its path")
+    fast_lane: bool = Field(default=True, description="answer plain calls of the core tools beside FastMCP")
     allow_unauthenticated_network: bool = Field(
         default=False, description="let the HTTP transport listen where others on the network can reach it"
     )

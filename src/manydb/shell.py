@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from manydb import reads
 from manydb.callers import PROCESS
 from manydb.connections import Registration
 from manydb.dialects.powers import Powers
@@ -34,7 +35,7 @@ async def query(
 ) -> int:
     """Print the rows of *sql*: as a table in a terminal, else as *format_name* or the settings' format."""
     async with Gateway.open(settings) as gateway:
-        page = await gateway.execute(PROCESS, name, sql, params, row_cap=row_cap)
+        page = await reads.execute(gateway, PROCESS, name, sql, params, row_cap=row_cap)
     if format_name is None and sys.stdout.isatty():
         _print_table(page)
     else:

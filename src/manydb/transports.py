@@ -19,13 +19,16 @@ from typing import Any, BinaryIO
 import anyio
 import mcp_types
 import uvicorn
-from fastmcp import FastMCP
+from fastmcp import Context, FastMCP
 from fastmcp.server.context import set_transport
 from mcp.shared._context_streams import ContextReceiveStream, ContextSendStream, create_context_streams
 from mcp.shared.message import SessionMessage
 
+from manydb import lane
 from manydb.errors import SettingsError
+from manydb.lane import Lane, Talk
 from manydb.settings import Settings
+from manydb.tools import parameters
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LONGEST_LINE = 64 * 1024 * 1024
@@ -73,26 +76,23 @@ async def _serve_pipes(server: FastMCP[Any]) -> None:
     with _on_signals(stop.set):
         async with _standard_pipes() as (reader, send), server._lifespan_manager():  # noqa: SLF001 - see pyproject on fastmcp's version
             set_transport("stdio")
-            await _serve_client(server, _Wire(reader, send), stop)
+            settings = parameters.gateway(Context(server)).settings
+            await _serve_client(server, _Wire(reader, send, stop, await lane.beside(server, settings)))
 
 
-async def _serve_client(server: FastMCP[Any], wire: "_Wire", stop: asyncio.Event) -> None:
+async def _serve_client(server: FastMCP[Any], wire: "_Wire") -> None:
     to_server, incoming = create_context_streams[SessionMessage | Exception](0)
     to_client, outgoing = create_context_streams[SessionMessage](0)
     low = server._mcp_server  # noqa: SLF001
 
     async def until_stopped() -> None:
-        await stop.wait()
+        await wire.stop.wait()
         tasks.cancel_scope.cancel()
-
-    async def write() -> None:
-        await wire.write(outgoing)
-        tasks.cancel_scope.cancel()  # nobody reads any more
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(until_stopped)
         tasks.start_soon(wire.read, to_server)
-        tasks.start_soon(write)
+        tasks.start_soon(wire.write, outgoing)
         await low.run(incoming, to_client, low.create_initialization_options())
         tasks.cancel_scope.cancel()
 
@@ -103,19 +103,30 @@ class _Wire:
 
     reader: asyncio.StreamReader
     send: Callable[[bytes], Awaitable[None]]
+    stop: asyncio.Event
+    """Set it, and serving ends."""
+    lane: Lane | None
+    _talk: Talk | None = None
     _waiting: set[mcp_types.RequestId] = field(default_factory=set)
     _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self, to_server: ContextSendStream[SessionMessage | Exception]) -> None:
-        """Hand on every line, until input ends and what was asked is answered."""
-        async with to_server:
-            while message := await self._next():
+        """Hand on every line that the lane does not take, until input ends and what was asked is answered."""
+        async with anyio.create_task_group() as calls:
+            self._talk = Talk(self.lane, self._say, calls) if self.lane else None
+            async with to_server:
+                await self._read(to_server)
+            calls.cancel_scope.cancel()
+
+    async def _read(self, to_server: ContextSendStream[SessionMessage | Exception]) -> None:
+        while message := await self._next():
+            if isinstance(message, Exception) or not (self._talk and self._talk.takes(message.message)):
                 await to_server.send(message)
-            # In slices, so that a loop that was blocked, by importing a driver, is not counted as time for answers.
-            for _ in range(_LAST_ANSWERS_SLICES):
-                with anyio.move_on_after(_SLICE_SECONDS):
-                    await self._all_answered()
-                    return
+        # In slices, so that a loop that was blocked, by importing a driver, is not counted as time for answers.
+        for _ in range(_LAST_ANSWERS_SLICES):
+            with anyio.move_on_after(_SLICE_SECONDS):
+                await self._all_answered()
+                return
 
     async def _next(self) -> SessionMessage | Exception | None:
         try:
@@ -131,17 +142,21 @@ class _Wire:
         return SessionMessage(message)
 
     async def write(self, outgoing: ContextReceiveStream[SessionMessage]) -> None:
-        """Send every message, until there are no more or the client stopped reading."""
+        """Send every message, until there are no more."""
         async with outgoing:
             async for each in outgoing:
-                message = each.message
-                try:
-                    await self.send(message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
-                except OSError:
-                    return
-                if isinstance(message, mcp_types.JSONRPCResponse | mcp_types.JSONRPCError) and message.id is not None:
-                    self._waiting.discard(message.id)
-                    self._answered.set()
+                if self._talk:
+                    self._talk.answered(each.message)
+                await self._say(each.message)
+
+    async def _say(self, message: mcp_types.JSONRPCMessage) -> None:
+        try:
+            await self.send(message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
+        except OSError:
+            self.stop.set()  # nobody reads any more
+        if isinstance(message, mcp_types.JSONRPCResponse | mcp_types.JSONRPCError) and message.id is not None:
+            self._waiting.discard(message.id)
+            self._answered.set()
 
     async def _all_answered(self) -> None:
         while self._waiting:
@@ -177,8 +192,14 @@ async def _reading(source: BinaryIO) -> AsyncGenerator[asyncio.StreamReader]:
 @asynccontextmanager
 async def _writing(sink: BinaryIO) -> AsyncGenerator[Callable[[bytes], Awaitable[None]]]:
     if not _can_be_waited_for(sink):
+        in_turn = asyncio.Lock()
+
+        async def write(line: bytes) -> None:
+            async with in_turn:
+                await asyncio.to_thread(_write_all, sink, line)
+
         with sink:
-            yield lambda line: asyncio.to_thread(_write_all, sink, line)
+            yield write
         return
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
@@ -229,6 +250,8 @@ async def serve_http(server: FastMCP[Any], settings: Settings) -> None:
     app = server.http_app(
         path=settings.path, host_origin_protection="auto", session_idle_timeout=settings.caller_idle_ttl
     )
+    if fast := await lane.beside(server, settings):
+        lane.lead_through(fast, app)
     config = uvicorn.Config(
         app,
         host=settings.host,

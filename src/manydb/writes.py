@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import query, statements
+from manydb import query, reads, statements
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.dialects.schema import Table
@@ -82,7 +82,7 @@ class Writes:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._settings = gateway.settings
-        self._confirmations = gateway.hold(
+        self._confirmations = gateway.holdings.add(
             Handles[_Confirmation](
                 "c",
                 "confirmation",
@@ -107,7 +107,7 @@ class Writes:
             )
         may_act = statement.functions or registration.dialect.catalog.operators_may_act
         if may_act and registration.access != "admin":
-            acting = await self._gateway.acting_functions(registration)
+            acting = await self._gateway.catalogs.acting_functions(registration)
             statements.check_functions(statement, acting)
 
         async def work(on: AsyncConnection) -> QueryResult:
@@ -166,10 +166,10 @@ class Writes:
 
             with self._gateway.recorded(caller, registration, change.statement.sql) as record:
                 seconds = self._gateway.seconds(registration, timeout)
-                result = await self._gateway.taught(place, change.statement, change.params, work, seconds)
+                result = await reads.taught(self._gateway, place, change.statement, change.params, work, seconds)
                 record.affected, record.rows = result.affected, len(result.rows) or None
         if change.is_ddl:
-            self._gateway.schemas.invalidate(registration.target)
+            self._gateway.catalogs.invalidate(registration.target)
         return result
 
     async def preview(
@@ -193,7 +193,7 @@ class Writes:
                 work = _trying(registration, change, seen)
                 seconds = self._gateway.seconds(registration, timeout)
                 with self._gateway.recorded(caller, registration, f"-- preview\n{change.statement.sql}") as record:
-                    await self._gateway.taught(place, change.statement, change.params, work, seconds)
+                    await reads.taught(self._gateway, place, change.statement, change.params, work, seconds)
                     record.affected = seen.get("affected")
             confirmation = _Confirmation(registration, change.digest, seen.get("affected"))
             confirm = self._confirmations.add(caller, confirmation)
@@ -327,7 +327,7 @@ class _Rows:
         if len(wanted.tables) != 1:
             return None
         schema, name = wanted.tables[0]
-        (table,) = await self.gateway.describe(self.registration, [f"{schema}.{name}" if schema else name])
+        (table,) = await self.gateway.catalogs.describe(self.registration, [f"{schema}.{name}" if schema else name])
         found = by_key(table, before, self.registration.dialect.quote)
         if found is None:
             return None

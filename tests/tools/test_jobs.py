@@ -12,7 +12,7 @@ from fastmcp import Client
 from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
 from fastmcp.utilities.tests import asgi_server
 
-from manydb import dialects
+from manydb import dialects, reads
 from manydb.callers import NOBODY, PROCESS, Caller
 from manydb.connections import Registration
 from manydb.engines import Pool, Target
@@ -271,7 +271,7 @@ async def test_jobs_leave_connections_to_others_and_do_not_hold_up_other_databas
         assert [job.state for job in mine] == ["running", "queued", "queued"]
         job_id, _ = await jobs.submit(PROCESS, "free", "SELECT 1 AS one")
         assert (await jobs.wait(PROCESS, job_id, 10)).state == "done"
-        calls = [gateway.execute(PROCESS, "busy", "SELECT 1 AS one") for _ in range(4)]
+        calls = [reads.execute(gateway, PROCESS, "busy", "SELECT 1 AS one") for _ in range(4)]
         assert [page.rows for page in await asyncio.gather(*calls)] == [[(1,)]] * 4
 
 
@@ -320,7 +320,7 @@ async def test_what_nobody_asks_for_is_dropped_in_time_and_until_then_keeps_its_
             await gateway.sweep()
         page = jobs.get(A, job_id).page
         assert page is not None
-        assert gateway.fetch(A, str(page.result_id), row_cap=2).rows == [(2, "label 2"), (3, "label 3")]
+        assert reads.fetch(gateway, A, str(page.result_id), row_cap=2).rows == [(2, "label 2"), (3, "label 3")]
         clock.now += 999
         assert jobs.of(A) == [(job_id, job, 1)]
         clock.now += 2

@@ -10,7 +10,7 @@ from sqlalchemy import and_ as all_of
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import Delete, Update
 
-from manydb import criteria, query, statements, writes
+from manydb import criteria, query, reads, statements, writes
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.criteria import Field, Key, Subject
@@ -192,7 +192,7 @@ class _Sample:
         """Raises Forbidden where reading the rows would be: what may not be asked of them may not choose them."""
         sample = cls(registration, subject, condition, OPEN, unique_key(subject, registration.dialect.quote))
         sql, _ = compiled(registration, sample._query(condition.expression))
-        verdict = await gateway.judged(registration, statements.parse(sql, registration.dialect.grammar))
+        verdict = await reads.judged(gateway, registration, statements.parse(sql, registration.dialect.grammar))
         return replace(sample, verdict=verdict)
 
     async def before(self, on: AsyncConnection) -> QueryResult:

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from manydb import pages, writes
+from manydb import reads, writes
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.criteria import Subject
@@ -59,18 +59,18 @@ class Rows:
         gateway = self._gateway
         async with gateway.on(caller, connection, transaction_id) as place:
             registration = place.registration
-            cap = pages.cap(gateway.settings, registration, row_cap)
+            cap = reads.cap(gateway.settings, registration, row_cap)
             plan = Plan.of(await subject_of(gateway, place, wanted.table), wanted, registration.dialect.quote)
             identity = _identity(registration, plan.subject, wanted)
             after = self._opened(caller, cursor, identity, plan) if cursor else None
             sql, params = compiled(registration, plan.statement(after).limit(cap + 1))
             with gateway.recorded(caller, registration, sql) as record:
                 seconds = gateway.seconds(registration, timeout)
-                result = await gateway.query(place, sql, params, limit=cap + 1, timeout=seconds)
+                result = await reads.query(gateway, place, sql, params, limit=cap + 1, timeout=seconds)
                 record.rows = min(len(result.rows), cap)
         more = result.more or len(result.rows) > cap
         shown = plan.shown(replace(result, rows=result.rows[:cap], more=more))
-        page = pages.cut(gateway.settings, shown, row_cap=cap, byte_budget=registration.limits.byte_budget)
+        page = reads.cut(gateway.settings, shown, row_cap=cap, byte_budget=registration.limits.byte_budget)
         if page.truncated is None or not page.rows:
             return Found(page)
         last = plan.keys_of(result.rows[len(page.rows) - 1])

@@ -8,7 +8,7 @@ from sqlalchemy import URL, Select, select
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.dml import Delete, Update
 
-from manydb import names, statements
+from manydb import names, reads, statements
 from manydb.connections import Registration
 from manydb.criteria import Field, Subject
 from manydb.dialects.schema import Table
@@ -27,7 +27,7 @@ async def subject_of(gateway: Gateway, place: Place, name: str) -> Subject:
     subject = Subject(table)
     sql, _ = compiled(registration, select(*(each.column for each in subject.fields.values())))
     # What is masked elsewhere and shown by a view, a partition or a generated column is masked here.
-    verdict = await gateway.judged(registration, statements.parse(sql, registration.dialect.grammar))
+    verdict = await reads.judged(gateway, registration, statements.parse(sql, registration.dialect.grammar))
     masked = {table.columns[place].name for place in verdict.masked}
     return Subject(table, registration.policy.masked(*table.address, subject.fields) | masked)
 
@@ -35,13 +35,13 @@ async def subject_of(gateway: Gateway, place: Place, name: str) -> Subject:
 async def _described(gateway: Gateway, place: Place, name: str) -> Table:
     registration = place.registration
     if place.goes_on:
-        address = names.resolve(await gateway.overview(registration), name, registration.dialect.quote)
+        address = names.resolve(await gateway.catalogs.overview(registration), name, registration.dialect.quote)
         found = await place.run(
             lambda on: registration.dialect.catalog.describe(on, [address]), gateway.seconds(registration, None)
         )
         found = [registration.policy.visible(each) for each in found]
     else:
-        found = await gateway.describe(registration, [name])
+        found = await gateway.catalogs.describe(registration, [name])
     if not found:  # it was dropped since its name was remembered
         raise UnknownTable(f"no table or view {name!r} (any more)")
     described: Table = found[0]

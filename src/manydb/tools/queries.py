@@ -7,6 +7,7 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
+from manydb import reads
 from manydb.formats import FORMATS
 from manydb.settings import Format
 from manydb.tools.parameters import (
@@ -40,7 +41,8 @@ async def execute_query(
     """
     found = gateway(ctx)
     name = format or found.settings.format
-    page = await found.execute(
+    page = await reads.execute(
+        found,
         caller(ctx),
         connection,
         sql,
@@ -62,7 +64,7 @@ async def explain_query(
 ) -> ToolResult:
     """Show how the database would run a query: its plan, with the indexes it uses."""
     found = gateway(ctx)
-    plan = await found.explain(caller(ctx), connection, sql, params, analyze=analyze)
+    plan = await reads.explain(found, caller(ctx), connection, sql, params, analyze=analyze)
     if len(plan.columns) == 1:
         text = "\n".join(cell if isinstance(cell := row[0], str) else orjson.dumps(cell).decode() for row in plan.rows)
         return answer(found, {"connection": plan.connection, "plan": text})
@@ -81,5 +83,5 @@ async def fetch_rows(
     """Read on in a truncated answer of execute_query, page by page. Kept rows expire minutes after their last use."""
     found = gateway(ctx)
     name = format or found.settings.format
-    page = found.fetch(caller(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
+    page = reads.fetch(found, caller(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
     return answer(found, FORMATS[name](page))

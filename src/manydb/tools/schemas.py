@@ -31,7 +31,7 @@ async def list_tables(
 
     async def listed() -> dict[str, Any]:
         return reflection.list_tables(
-            await found.overview(registration),
+            await found.catalogs.overview(registration),
             registration.dialect.quote,
             schema=schema,
             pattern=pattern,
@@ -41,7 +41,7 @@ async def list_tables(
             cursor=cursor,
         )
 
-    tables = await found.fresh_if_empty(registration, listed)
+    tables = await found.catalogs.fresh_if_empty(registration, listed)
     return answer(found, {"connection": registration.name, **tables})
 
 
@@ -56,9 +56,11 @@ async def search_schema(
     registration = found.connections.get(caller(ctx), connection)
 
     async def searched() -> dict[str, Any]:
-        return reflection.search(await found.snapshot(registration), pattern, registration.dialect.quote, limit=limit)
+        return reflection.search(
+            await found.catalogs.snapshot(registration), pattern, registration.dialect.quote, limit=limit
+        )
 
-    hits = await found.fresh_if_empty(registration, searched)
+    hits = await found.catalogs.fresh_if_empty(registration, searched)
     return answer(found, {"connection": registration.name, **hits})
 
 
@@ -69,7 +71,7 @@ async def get_table_schema(ctx: Context, table: Tables, connection: Connection =
     names = [table] if isinstance(table, str) else table
     if not 1 <= len(names) <= _MAX_TABLES:
         raise BadParameter(f"name 1 to {_MAX_TABLES} tables a call; {len(names)} were named")
-    tables = await found.describe(registration, names)
-    overview = await found.overview(registration)
+    tables = await found.catalogs.describe(registration, names)
+    overview = await found.catalogs.overview(registration)
     replies = [reflection.table_reply(each, overview, registration.dialect.quote) for each in tables]
     return answer(found, {"connection": registration.name, "tables": replies})

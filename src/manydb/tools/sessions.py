@@ -79,7 +79,7 @@ def _principal(who: Caller) -> dict[str, str]:
 def _holdings(found: Gateway, who: Caller) -> dict[str, list[dict[str, Any]]]:
     """What *who* holds, by kind."""
     holdings: dict[str, list[dict[str, Any]]] = {}
-    for noun, handle, _, left in found.held(who):
+    for noun, handle, _, left in found.holdings.of(who):
         holding: dict[str, Any] = {"id": handle}
         if math.isfinite(left):
             holding["seconds_left"] = round(left)

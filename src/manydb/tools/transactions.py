@@ -49,7 +49,7 @@ async def commit_transaction(ctx: Context, transaction_id: OpenId, savepoint: Sa
             await place.open.release(savepoint, timeout=seconds)
             return answer(found, {"transaction_id": transaction_id, "released": savepoint})
         await place.open.commit(timeout=seconds)
-    found.schemas.invalidate(place.registration.target)
+    found.catalogs.invalidate(place.registration.target)
     return answer(found, {"connection": place.registration.name, "committed": True})
 
 

@@ -8,6 +8,7 @@ from fastmcp.tools import ToolResult
 from mcp_types import InputRequiredResult
 from pydantic import Field
 
+from manydb import reads
 from manydb.connections import Registration
 from manydb.errors import ConfirmationNeeded, Forbidden
 from manydb.formats import FORMATS
@@ -132,7 +133,12 @@ def written(found: Gateway, result: QueryResult) -> ToolResult:
         "elapsed_ms": result.elapsed_ms,
     }
     if result.columns:
-        return answer(found, FORMATS["json"](found.page(result, _RETURNED_ROWS)))
+        return answer(
+            found,
+            FORMATS["json"](
+                reads.cut(found.settings, result, row_cap=_RETURNED_ROWS, byte_budget=found.settings.byte_budget)
+            ),
+        )
     return answer(found, {key: value for key, value in facts.items() if value is not None})
 
 

@@ -1,0 +1,118 @@
+"""What databases hold, as a connection's policy lets it be seen; read when it is needed and believed for a while."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from manydb import names
+from manydb.connections import Registration
+from manydb.dialects.schema import Overview, Snapshot, Table, TableName
+from manydb.engines import Target
+from manydb.errors import UnknownTable
+from manydb.lineage import Catalog, Routine
+from manydb.policy import Guard
+from manydb.schemas import SchemaCache
+
+T = TypeVar("T")
+Read = Callable[[Registration, Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
+
+_GUARD_SECONDS = 5.0
+"""How long a connection with hidden or masked data believes what it knows of views and functions."""
+
+
+class Catalogs:
+    """The catalogs of all connections, believed for *ttl* seconds. *read* does work in a read-only transaction."""
+
+    def __init__(self, ttl: float, read: Read) -> None:
+        self._cache = SchemaCache(ttl)
+        self._read = read
+
+    def clock(self) -> float:
+        """The time that `invalidate` knows."""
+        return self._cache.clock()
+
+    def invalidate(self, target: Target, *, before: float | None = None) -> bool:
+        """Forget what was read of *target* (only what was begun *before*); whether there was any."""
+        return self._cache.invalidate(target, before=before)
+
+    async def aclose(self) -> None:
+        await self._cache.aclose()
+
+    # -- for people and models ---------------------------------------------------------------------------------------
+
+    async def overview(self, registration: Registration) -> Overview:
+        """Every table and view of the database, as the schema cache has it."""
+        overview = await self._schema(registration, "overview", registration.dialect.catalog.overview)
+        return registration.policy.visible(overview)
+
+    async def snapshot(self, registration: Registration) -> Snapshot:
+        """All that a search looks through."""
+        catalog = registration.dialect.catalog
+        overview, columns, indexes = await asyncio.gather(
+            self.overview(registration),
+            self._schema(registration, "columns", catalog.columns),
+            self._schema(registration, "indexes", catalog.indexes),
+        )
+        return registration.policy.visible(Snapshot(overview, columns, indexes))
+
+    async def fresh_if_empty(
+        self, registration: Registration, find: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """What *find* finds in the schema; where that is nothing, once more with the schema read anew.
+
+        What a caller looks for in vain may be younger than what we remember.
+        """
+        asked = self.clock()
+        found = await find()
+        if found["total"] == 0 and self.invalidate(registration.target, before=asked):
+            found = await find()
+        return found
+
+    async def describe(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
+        """The named tables in full, read anew. Raises UnknownTable with the nearest names."""
+        asked = self.clock()
+        try:
+            addresses = await self._resolve(registration, tables)
+        except UnknownTable:
+            # It may be younger than what we remember.
+            if not self.invalidate(registration.target, before=asked):
+                raise
+            addresses = await self._resolve(registration, tables)
+        catalog = registration.dialect.catalog
+        described = await self._read(registration, lambda on: catalog.describe(on, addresses))
+        return [registration.policy.visible(table) for table in described]
+
+    async def _resolve(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
+        overview = await self.overview(registration)
+        return [names.resolve(overview, table, registration.dialect.quote) for table in tables]
+
+    # -- for verdicts ------------------------------------------------------------------------------------------------
+
+    async def acting_functions(self, registration: Registration) -> frozenset[str]:
+        """The functions (and operators) that the database itself says may act."""
+        return await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
+
+    async def guard(self, registration: Registration) -> Guard:
+        """The connection's policy over its database as it is now, or was some seconds ago."""
+        catalog = registration.dialect.catalog
+
+        async def read(on: AsyncConnection) -> Guard:
+            overview = await catalog.overview(on)
+            tables = await catalog.describe(on, [each.address for each in overview.relations])
+            routines = [Routine(name, text, tuple(signs.split())) for name, text, signs in await catalog.routines(on)]
+            known = Catalog.of(overview, tables, parents=await catalog.parents(on), routines=routines)
+            return Guard.of(registration.policy, known)
+
+        return await self._schema(registration, f"guard of {registration.name}", read, ttl=_GUARD_SECONDS)
+
+    async def _schema(
+        self,
+        registration: Registration,
+        part: str,
+        read: Callable[[AsyncConnection], Awaitable[T]],
+        *,
+        ttl: float | None = None,
+    ) -> T:
+        return await self._cache.get(registration.target, part, lambda: self._read(registration, read), ttl=ttl)
