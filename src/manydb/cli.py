@@ -186,6 +186,7 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
     from manydb.transports import serve_http, serve_stdio  # noqa: PLC0415
 
     server = build_server(settings, local=local)
+    gc.freeze()  # what was imported stays: no later collection looks through it
     if transport == "http":
         _run(serve_http(server, settings))
         return 0
@@ -198,7 +199,6 @@ def _serve_settings(settings: "Settings", transport: str) -> int:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     import asyncio  # noqa: PLC0415
 
-    gc.freeze()  # what was imported stays: no later collection looks through it
     gc.enable()
     return asyncio.run(work)
 

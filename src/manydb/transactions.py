@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from manydb.dialects.execution import driver
 from manydb.engines import Lease
 from manydb.errors import (
     BadParameter,
@@ -159,7 +160,7 @@ class _Call:
     async def using(self, connection: AsyncConnection) -> AsyncGenerator[None]:
         """Let the call be stopped while it works on *connection*, with errors that are ours."""
         try:
-            self.raw = (await connection.get_raw_connection()).driver_connection
+            self.raw = driver(connection)
             yield
         except ManydbError:
             raise
@@ -342,8 +343,10 @@ class Transaction:
             await asyncio.wait({self._close}, timeout=_CLOSE_SECONDS)
 
     async def _stop_and_give_back(self) -> None:
-        if self._running is not None:
-            await self._running.stop()
+        while (running := self._running) is not None:
+            await running.stop()
+            # However long it takes: a connection must not go back to its pool while it is being dropped.
+            await asyncio.wait({running.task})
         try:
             async with self._turn:  # a statement that is about to begin sees that there is no transaction any more
                 await self._closing()
@@ -438,21 +441,35 @@ async def begin(
             await closing()
 
     opened: list[Transaction] = []
+    is_begun = False
 
     async def open_it(call: _Call) -> None:
-        transaction = Transaction(lease, read_only, await borrowed.__aenter__(), give_back)
+        nonlocal is_begun
+        is_begun = True
+        try:
+            connection = await borrowed.__aenter__()
+        except BaseException:
+            lease.held -= 1
+            await closing()
+            raise
+        transaction = Transaction(lease, read_only, connection, give_back)
+        try:
+            async with call.using(connection):
+                await lease.dialect.begin(connection, read_only=read_only, timeout=timeout, isolation=isolation)
+                call.go_on()
+        except BaseException:
+            # Here, and not by whoever waits: a connection must not go back to its pool while it is being dropped.
+            await transaction.close()
+            raise
         opened.append(transaction)
-        async with call.using(transaction.connection):
-            await lease.dialect.begin(transaction.connection, read_only=read_only, timeout=timeout, isolation=isolation)
-            call.go_on()
 
     lease.held += 1
     try:
         await _stoppable(lease, open_it, timeout)
     except BaseException:
-        if opened:
-            await opened[0].close()
-        else:
+        for transaction in opened:
+            await transaction.close()
+        if not is_begun:
             lease.held -= 1
             await closing()
         raise

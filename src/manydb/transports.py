@@ -23,6 +23,7 @@ from fastmcp import Context, FastMCP
 from fastmcp.server.context import set_transport
 from mcp.shared._context_streams import ContextReceiveStream, ContextSendStream, create_context_streams
 from mcp.shared.message import SessionMessage
+from starlette.applications import Starlette
 
 from manydb import lane
 from manydb.errors import SettingsError
@@ -74,10 +75,20 @@ async def _serve_pipes(server: FastMCP[Any]) -> None:
     # An event, not a cancel scope: a signal that comes before there is something to cancel is not lost.
     stop = asyncio.Event()
     with _on_signals(stop.set):
-        async with _standard_pipes() as (reader, send), server._lifespan_manager():  # noqa: SLF001 - see pyproject on fastmcp's version
-            set_transport("stdio")
-            settings = parameters.gateway(Context(server)).settings
-            await _serve_client(server, _Wire(reader, send, stop, await lane.beside(server, settings)))
+        async with _standard_pipes() as (reader, send):
+            await _serve_stream(server, reader, send, stop)
+
+
+async def _serve_stream(
+    server: FastMCP[Any],
+    reader: asyncio.StreamReader,
+    send: Callable[[bytes], Awaitable[None]],
+    stop: asyncio.Event,
+) -> None:
+    async with server._lifespan_manager():  # noqa: SLF001 - see pyproject on fastmcp's version
+        set_transport("stdio")
+        settings = parameters.gateway(Context(server)).settings
+        await _serve_client(server, _Wire(reader, send, stop, await lane.beside(server, settings)))
 
 
 async def _serve_client(server: FastMCP[Any], wire: "_Wire") -> None:
@@ -247,13 +258,8 @@ async def serve_http(server: FastMCP[Any], settings: Settings) -> None:
     """Serve any number of clients over streamable HTTP, until a signal comes. Raises SettingsError."""
     require_private_address(settings)
     listening = _listen(settings.host, settings.port)
-    app = server.http_app(
-        path=settings.path, host_origin_protection="auto", session_idle_timeout=settings.caller_idle_ttl
-    )
-    if fast := await lane.beside(server, settings):
-        lane.lead_through(fast, app)
     config = uvicorn.Config(
-        app,
+        await _http_app(server, settings),
         host=settings.host,
         port=listening[0].getsockname()[1],
         lifespan="on",
@@ -262,6 +268,15 @@ async def serve_http(server: FastMCP[Any], settings: Settings) -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,  # type: ignore[arg-type]  # asyncio.wait_for takes fractions
     )
     await _HTTPServer(config, settings.path).serve(listening)
+
+
+async def _http_app(server: FastMCP[Any], settings: Settings) -> Starlette:
+    app = server.http_app(
+        path=settings.path, host_origin_protection="auto", session_idle_timeout=settings.caller_idle_ttl
+    )
+    if fast := await lane.beside(server, settings):
+        lane.lead_through(fast, app)
+    return app
 
 
 def require_private_address(settings: Settings) -> None:
@@ -288,7 +303,11 @@ def _listen(host: str, port: int) -> list[socket.socket]:
     try:
         for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             chosen = port or (listening[0].getsockname()[1] if listening else 0)
-            listening.append(socket.create_server((str(address[0]), chosen), family=family, backlog=_BACKLOG))
+            made = socket.create_server((str(address[0]), chosen), family=family, backlog=_BACKLOG)
+            listening.append(made)
+            # Connections inherit it. Without it an answer's body waits 40 ms for the client to acknowledge its head;
+            # asyncio sets it on sockets that say that they are TCP, and these do not.
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as exc:
         for each in listening:
             each.close()

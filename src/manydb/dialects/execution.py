@@ -1,7 +1,7 @@
 """One statement on a connection of any SQLAlchemy async dialect, for backends that have no module of their own."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,6 +11,11 @@ from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 
 _DRAINED = 1_000
 """Rows of a write that are read and dropped at a time."""
+
+
+def driver(connection: AsyncConnection) -> Any:
+    """The driver's own connection. As `get_raw_connection`, which spends a greenlet on looking it up."""
+    return cast("Connection", connection.sync_connection).connection.driver_connection
 
 
 async def fetch(

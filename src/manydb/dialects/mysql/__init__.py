@@ -13,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from manydb import errors
 from manydb.dialects import base, tls
+from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.mysql import catalog, execution, grammar, loading, powers
 from manydb.dialects.mysql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
@@ -154,7 +155,7 @@ class MySQL(base.Dialect):
             connection.info[_TIME_LIMIT] = wanted
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         if _is_aiomysql(raw):
             return await execution.fetch(connection, sql, args, limit, to_end=True)
         return await super().execute(connection, sql, args, limit)
@@ -171,13 +172,13 @@ class MySQL(base.Dialect):
         *,
         goes_on: bool = False,
     ) -> Rows:
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         if _is_aiomysql(raw):
             return await execution.fetch(connection, sql, args, limit, to_end=goes_on)
         return await super().fetch(connection, sql, args, limit, goes_on=goes_on)
 
     async def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         slices = (execution.stream if _is_aiomysql(raw) else super().stream)(connection, sql, args)
         async with aclosing(slices):
             async for each in slices:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
+from manydb.dialects.execution import driver
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
@@ -69,7 +70,7 @@ async def fetch(
     With *to_end*, they are read and dropped.
     BadParameter: a value that cannot be bound, or a wrong number of them. Other errors are the driver's own.
     """
-    raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
+    raw = cast("_Driver", driver(connection))
     text = _with_literals(raw, sql, args) if args else sql
     await _limit_selects(connection, raw, limit + 1)
     await raw.query(text, unbuffered=True)
@@ -95,7 +96,7 @@ async def fetch(
 
 async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
     """As `fetch`, all rows, as they come from the server. Whoever stops early costs the connection."""
-    raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
+    raw = cast("_Driver", driver(connection))
     text = _with_literals(raw, sql, args) if args else sql
     await _limit_selects(connection, raw, _NO_LIMIT)
     await raw.query(text, unbuffered=True)

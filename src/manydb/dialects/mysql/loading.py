@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import errors, values
 from manydb.dialects import loading
+from manydb.dialects.execution import driver
 from manydb.dialects.loading import Fit, Load, Loaded, Part, Told
 
 _STATEMENT_CHARACTERS = 1_000_000
@@ -52,7 +53,7 @@ class Inserts:
         names = ",".join(map(quote, self.load.names))
         into = f"INSERT INTO {'.'.join(map(quote, self.load.table.address))} ({names}) VALUES "
         resolution = self._resolution(quote)
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw: Any = driver(connection)
         met = 0
         for part in parts:
             first = part.first

@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from manydb import errors, values
 from manydb.dialects import base, tls
+from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.postgresql import catalog, execution, grammar, loading, powers
 from manydb.dialects.postgresql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
@@ -153,7 +154,7 @@ class PostgreSQL(base.Dialect):
         else:
             # Less than a statement's time, so that who waits in a queue of writers is told so.
             steps.append(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         if raw is not None and _is_asyncpg(raw):
             await raw.execute("; ".join(steps))
         else:
@@ -164,13 +165,13 @@ class PostgreSQL(base.Dialect):
         await connection.exec_driver_sql(_time_limit(timeout))
 
     async def commit(self, connection: AsyncConnection) -> None:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw: Any = driver(connection)
         told = await raw.execute("COMMIT")  # the command's tag, or with psycopg the cursor that has it
         if getattr(told, "statusmessage", told) == "ROLLBACK":
             raise errors.Conflict("the transaction was rolled back: a statement in it had failed")
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         if _is_asyncpg(raw):
             return await execution.fetch(connection, sql, args, limit, to_end=True)
         return await (_run_psycopg if _is_psycopg(raw) else super().execute)(connection, sql, args, limit)
@@ -184,13 +185,13 @@ class PostgreSQL(base.Dialect):
         *,
         goes_on: bool = False,  # noqa: ARG002
     ) -> Rows:
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         if _is_asyncpg(raw):
             return await execution.fetch(connection, sql, args, limit)
         return await (_stream if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
 
     async def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         slices = (execution.stream if _is_asyncpg(raw) else super().stream)(connection, sql, args)
         async with aclosing(slices):
             async for each in slices:
@@ -347,7 +348,7 @@ async def _stream(
     connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
 ) -> Rows:
     """Rows from psycopg, by its one method that always speaks the extended protocol: it takes a single statement."""
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw: Any = driver(connection)
     bound = tuple(values.tagged_bytes(value) or value for value in args) or None
     async with raw.cursor() as cursor, aclosing(cursor.stream(sql, bound)) as stream:
         reading, unread = Reading(limit, max_bytes, ()), False
@@ -364,7 +365,7 @@ async def _stream(
 
 async def _run_psycopg(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
     """A statement that may write, by the extended protocol (which *binary* asks for): it takes a single statement."""
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw: Any = driver(connection)
     bound = tuple(values.tagged_bytes(value) or value for value in args) or None
     async with raw.cursor(binary=True) as cursor:
         await cursor.execute(sql, bound)

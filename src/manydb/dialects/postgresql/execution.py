@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
+from manydb.dialects.execution import driver
 from manydb.dialects.postgresql import parameters
 from manydb.dialects.postgresql.codecs import Codecs, install_codecs, pin_session
 from manydb.dialects.postgresql.types import title
@@ -60,7 +61,7 @@ async def fetch(
     does not fit the type which its placeholder has in the statement, or a wrong number of values. Other errors are the
     driver's own.
     """
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw: Any = driver(connection)
     codecs = connection.info.get(_CODECS)
     if codecs is None:
         codecs = connection.info[_CODECS] = await install_codecs(raw)
@@ -81,7 +82,7 @@ async def fetch(
 
 async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
     """As `fetch`, all rows: slice by slice from a portal, which keeps the server's place."""
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw: Any = driver(connection)
     codecs = connection.info.get(_CODECS)
     if codecs is None:
         codecs = connection.info[_CODECS] = await install_codecs(raw)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import errors, values
 from manydb.dialects import loading
+from manydb.dialects.execution import driver
 from manydb.dialects.loading import Fit, Load, Loaded, Part, Told
 from manydb.dialects.postgresql import types
 from manydb.dialects.postgresql.codecs import pin_session
@@ -43,7 +44,7 @@ async def loader(
         row[0]: tuple(row[1:]) for row in (await connection.exec_driver_sql(_escaped(connection, sql))).fetchall()
     }
     oids = [int(found[name][0]) for name in load.names]
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw: Any = driver(connection)
     known = dict(types.WELL_KNOWN)
     unusual = [oid for oid in oids if _fit(oid, {}) is None]
     if unusual and _is_asyncpg(raw):
@@ -73,7 +74,7 @@ class Copy:
         return Part(first, len(rows), f"{text}\n".encode())
 
     async def send(self, connection: AsyncConnection, parts: Sequence[Part], told: Told) -> Loaded:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw: Any = driver(connection)
         if _is_asyncpg(raw):
             await pin_session(raw)
         count = sum(part.count for part in parts)

@@ -15,6 +15,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from manydb import errors
 from manydb.dialects import base
+from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
@@ -146,19 +147,23 @@ class SQLite(base.Dialect):
         timeout: float,  # noqa: ASYNC109
         isolation: Isolation | None = None,  # noqa: ARG002 - transactions here are serializable, whatever is asked for
     ) -> None:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw: Any = driver(connection)
         deadline = _Deadline(time.monotonic() + timeout)
         self._deadlines[raw] = deadline
-        await raw.set_progress_handler(deadline.is_over, _OPCODES)
-        await raw.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+        def begin() -> None:
+            raw._conn.set_progress_handler(deadline.is_over, _OPCODES)  # noqa: SLF001
+            raw._conn.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")  # noqa: SLF001
+
+        await raw._execute(begin)  # noqa: SLF001 - one visit to the connection's thread instead of two
 
     async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
-        raw = (await connection.get_raw_connection()).driver_connection
+        raw = driver(connection)
         self._deadlines[raw].moment = time.monotonic() + timeout
 
     async def is_open(self, connection: AsyncConnection) -> bool:
         # An interrupted write takes its whole transaction with it.
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw: Any = driver(connection)
         return bool(raw.in_transaction)
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:

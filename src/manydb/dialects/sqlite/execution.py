@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
+from manydb.dialects.execution import driver
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
@@ -35,7 +36,7 @@ async def fetch(
 
     BadParameter: a value that SQLite cannot hold, or a wrong number of them. Other errors are sqlite3's own.
     """
-    raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
+    raw = cast("_Driver", driver(connection))
     bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
     # One visit to the connection's thread instead of three (execute, fetchmany, close), and the rows are converted
     # there as well, off the event loop.
@@ -46,7 +47,7 @@ async def execute(
     connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
 ) -> Rows:
     """As `fetch`, for a statement that may write: it runs to its end, and what it changed is counted."""
-    raw = cast("_Driver", (await connection.get_raw_connection()).driver_connection)
+    raw = cast("_Driver", driver(connection))
     bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
 
     def run() -> Rows:
@@ -62,7 +63,7 @@ async def execute(
 
 async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
     """As `fetch`, all rows, from a cursor that is closed at the end."""
-    raw: Any = (await connection.get_raw_connection()).driver_connection
+    raw: Any = driver(connection)
     bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
     plain = raw._conn.text_factory  # noqa: SLF001 - as in fetch
     # Whether some string is not UTF-8 is not known beforehand, and rows that were handed on cannot be read again.

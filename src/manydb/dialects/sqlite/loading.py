@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import errors, values
 from manydb.dialects import loading
+from manydb.dialects.execution import driver
 from manydb.dialects.loading import Fit, Load, Loaded, Part, Told
 
 
@@ -40,7 +41,7 @@ class Inserts:
         return Part(first, len(rows), list(zip(*loading.fitted(self.load, self.fits, rows, first), strict=True)))
 
     async def send(self, connection: AsyncConnection, parts: Sequence[Part], told: Told) -> Loaded:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
+        raw: Any = driver(connection)
         sql = self._sql(connection.dialect.identifier_preparer.quote_identifier)
         written = 0
         for part in parts:
