@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Databases
-from tests.observers import ENDLESS, Observer, eventually
+from tests.observers import ENDLESS, Observer, eventually, wired
 from tests.servers import BACKENDS
 from tests.tools import MODES, Desk, serving
 
@@ -287,3 +287,56 @@ async def test_transactions_leave_half_of_the_pool_to_statements(stock: Observer
 async def test_a_pool_of_one_has_no_connection_for_transactions(stock: Observer, shop_url: str) -> None:
     async with writing(shop_url, size=1) as desk:
         assert (await desk.refusal("begin_transaction"))["code"] == "POOL_BUSY"
+
+
+# ---- what is lost ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
+async def test_a_commit_whose_answer_is_lost_is_called_unknown_and_not_repeated(
+    databases: Databases, backend: str
+) -> None:
+    async with databases.temporary(backend) as real, wired(real) as (wire, url):
+        stock = Observer.of(real)
+        await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount integer)")
+        await stock.run("INSERT INTO stock VALUES (1, 10)")
+        connection = {"url": url, "access": "read_write", "timeout_seconds": 0.3}
+        async with serving(connections={"db": connection}, tools=["core", "write"]) as desk:
+            opened = await begin(desk)
+            await add(desk, opened)
+            wire.mute()
+            lost = await desk.refusal("commit_transaction", transaction_id=opened)
+            assert (lost["code"], lost["retry"]) == ("OUTCOME_UNKNOWN", "ask_user")
+            assert (await desk.refusal("commit_transaction", transaction_id=opened))["code"] == "EXPIRED"
+        assert await amounts(stock) == [10]
+
+
+@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_read_whose_connection_is_lost_is_done_again_and_a_write_is_not(
+    databases: Databases, backend: str, retries: int
+) -> None:
+    long = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT count(*) FROM n a, n b"
+    )
+    sql = f"{long}, (SELECT 1 AS i UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5) c"
+    async with databases.temporary(backend) as url:
+        stock = Observer.of(url)
+        await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount bigint)")
+        await stock.run("INSERT INTO stock VALUES (1, 10)")
+        async with writing(url, read_retries=retries) as desk:
+            call = asyncio.ensure_future(desk._call("execute_query", {"sql": sql}))
+            await eventually(stock.is_busy)
+            await stock.kill_sessions()
+            is_error, text = await call
+            assert (is_error, "UNREACHABLE" in text, "3000000" in text) == (not retries, not retries, bool(retries))
+            change = (
+                f"UPDATE stock SET amount = amount + (SELECT c FROM ({sql.replace('count(*)', 'count(*) AS c')}) x)"
+            )
+            call = asyncio.ensure_future(desk._call("execute_statement", {"sql": f"{change} WHERE id = 1"}))
+            await eventually(stock.is_busy)
+            await stock.kill_sessions()
+            is_error, text = await call
+            assert is_error
+            assert "UNREACHABLE" in text
+            assert await amounts(stock) == [10]
