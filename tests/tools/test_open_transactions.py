@@ -316,10 +316,8 @@ async def test_a_commit_whose_answer_is_lost_is_called_unknown_and_not_repeated(
 async def test_a_read_whose_connection_is_lost_is_done_again_and_a_write_is_not(
     databases: Databases, backend: str, retries: int
 ) -> None:
-    long = (
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT count(*) FROM n a, n b"
-    )
-    sql = f"{long}, (SELECT 1 AS i UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5) c"
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+    sql = f"{numbers} SELECT count(*) AS c FROM n a, n b, (SELECT 1 AS i UNION SELECT 2 UNION SELECT 3) c"
     async with databases.temporary(backend) as url:
         stock = Observer.of(url)
         await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount bigint)")
@@ -330,10 +328,8 @@ async def test_a_read_whose_connection_is_lost_is_done_again_and_a_write_is_not(
             await stock.kill_sessions()
             is_error, text = await call
             assert (is_error, "UNREACHABLE" in text, "3000000" in text) == (not retries, not retries, bool(retries))
-            change = (
-                f"UPDATE stock SET amount = amount + (SELECT c FROM ({sql.replace('count(*)', 'count(*) AS c')}) x)"
-            )
-            call = asyncio.ensure_future(desk._call("execute_statement", {"sql": f"{change} WHERE id = 1"}))
+            change = f"UPDATE stock SET amount = amount + (SELECT c FROM ({sql}) x) WHERE id = 1"
+            call = asyncio.ensure_future(desk._call("execute_statement", {"sql": change}))
             await eventually(stock.is_busy)
             await stock.kill_sessions()
             is_error, text = await call
