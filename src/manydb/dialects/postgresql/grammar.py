@@ -119,6 +119,18 @@ def _secrets(source: Source) -> Refusal | None:
     return None
 
 
+def _catalogs(source: Source) -> Refusal | None:
+    """A superuser may write to the database's own catalogs, and so make anything of it."""
+    deletes = [index for index in source.at("FROM") if source.key(index - 1) == "DELETE"]
+    for index in (*source.at("UPDATE", "INTO"), *deletes):
+        place = index + 1 + (source.key(index + 1) in ("ONLY", "TABLE"))
+        parts = [unquote(token.text).lower() for token in source.tokens[place : place + 3]]
+        names = parts[:1] if parts[1:2] != ["."] else [parts[0], parts[-1]]
+        if any(name.startswith("pg_") or name == "information_schema" for name in names):
+            return Refusal(Forbidden, f"{'.'.join(names)} is the database's own catalog", "change it with DDL")
+    return None
+
+
 def _languages(source: Source) -> Refusal | None:
     """Routines in C or an untrusted language run on the server as the server does."""
     for index in source.at("LANGUAGE"):
@@ -141,7 +153,7 @@ GRAMMAR = Grammar(
     commands={"EXPLAIN": _explain, "SHOW": _show},
     kinds={**KINDS, "LOAD": "session", "VACUUM": "other", "ANALYZE": "other", "CHECKPOINT": "other"},
     checks=(refuse_into, refuse_locks),
-    always=(_unicode_names, _secrets, _languages),
+    always=(_unicode_names, _secrets, _languages, _catalogs),
     definable=frozenset(
         {
             "TABLE",
