@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from fastmcp.server.middleware import Middleware
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
-from manydb import lane
+from manydb import lane, transports
 from manydb.lane import Endpoint
 from manydb.server import build_server
 from manydb.settings import Settings
@@ -497,3 +498,11 @@ async def called_by_hand(
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield said, partial(heard.put_nowait, {"type": "http.disconnect"})
             await call
+
+
+def test_answers_over_http_are_sent_at_once() -> None:
+    (listening,) = transports._listen("127.0.0.1", 0)
+    with listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
