@@ -23,6 +23,7 @@ from fastmcp import Context, FastMCP
 from fastmcp.server.context import set_transport
 from mcp.shared._context_streams import ContextReceiveStream, ContextSendStream, create_context_streams
 from mcp.shared.message import SessionMessage
+from pydantic_core import from_json
 from starlette.applications import Starlette
 
 from manydb import lane
@@ -143,7 +144,8 @@ class _Wire:
         try:
             if not (line := await self.reader.readline()):
                 return None
-            message = mcp_types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+            # Parsed once: validate_json would build the arguments anew for each kind of message that it tries.
+            message = mcp_types.jsonrpc_message_adapter.validate_python(from_json(line), by_name=False)
         except ValueError as exc:  # not a message, or longer than the limit
             return exc
         except ConnectionError:
