@@ -6,6 +6,7 @@
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
+BASELINE := benchmarks/baseline.json
 ARGS :=
 
 # Tried by running it: a name on PATH may be a shim without a Python behind it.
@@ -16,10 +17,10 @@ PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1
 .DEFAULT_GOAL := help
 # The steps of `check` run in their order, under make -j too.
 .NOTPARALLEL:
-.PHONY: help demo test check format format-check lint types imports fuzz bench build clean
+.PHONY: help demo test check format format-check lint types imports fuzz bench bench-compare bench-baseline profile build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## try manydb on a demo database
 	$(VENV)/bin/manydb demo $(ARGS)
@@ -49,6 +50,15 @@ fuzz: $(READY) ## look for statements that pass as reads and are none
 
 bench: $(READY) ## run the benchmarks
 	$(RUN) benchmarks $(ARGS)
+
+bench-compare: $(READY) ## say which ratio is not what it was when the baseline was stored
+	$(RUN) benchmarks --quick --compare $(BASELINE) $(ARGS)
+
+bench-baseline: $(READY) ## store the ratios of now as the baseline
+	$(RUN) benchmarks --quick --repeat 3 --save $(BASELINE) $(ARGS)
+
+profile: $(READY) ## write where a call's time goes; ARGS='"100 rows" --database postgresql'
+	$(RUN) benchmarks.profiling $(ARGS)
 
 build: $(READY) ## build the wheel into dist/
 	$(RUN) build --wheel --no-isolation

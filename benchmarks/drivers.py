@@ -1,4 +1,4 @@
-"""The floor below us: each database's driver, asked without manydb and without SQLAlchemy."""
+"""The floors below us: each database's driver, asked without manydb and without SQLAlchemy; and SQLAlchemy Core."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -8,7 +8,8 @@ from typing import Any
 import aiomysql
 import aiosqlite
 import asyncpg
-from sqlalchemy import URL
+from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 Fetch = Callable[..., Awaitable[Any]]
 """All rows of a query: its text, then its arguments."""
@@ -63,3 +64,18 @@ DRIVERS: Mapping[str, Driver] = {
     "mysql": Driver(_aiomysql, "%s"),
     "sqlite": Driver(_aiosqlite, "?"),
 }
+
+
+@asynccontextmanager
+async def core(url: URL) -> AsyncGenerator[Fetch]:
+    """SQLAlchemy Core as its users have it: a connection of its pool for each query, whose argument is called :id."""
+    engine = create_async_engine(url, pool_size=1)
+
+    async def fetch(sql: str, *args: Any) -> Any:
+        async with engine.connect() as connection:
+            return (await connection.execute(text(sql), dict(zip(["id"], args, strict=False)))).all()
+
+    try:
+        yield fetch
+    finally:
+        await engine.dispose()

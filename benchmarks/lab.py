@@ -1,11 +1,14 @@
 """Databases of our own, dropped afterwards; manydb in front of them, in this process and as one of its own."""
 
+import asyncio
 import json
 import os
+import socket
 import sys
 import tempfile
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from sqlalchemy import URL
 from tests.servers import BACKENDS, MissingServerError, Server
 from tests.tools import Desk
 
+from benchmarks.clients import MOST_BYTES, PipeClient
 from benchmarks.measuring import Memory
 
 ROOT = Path(__file__).parent.parent
@@ -31,10 +35,18 @@ class Lab:
     missing: Mapping[str, str]
     rounds: int | None = None
     """How often everything is measured; each benchmark has a number of its own where this is None."""
+    is_quick: bool = False
+    """Whether what takes long for one figure is left out."""
+
+    def rounds_of(self, whole: int, quick: int) -> int:
+        """How often a benchmark measures, which would do so *whole* times by itself."""
+        return self.rounds or (quick if self.is_quick else whole)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, environ: Mapping[str, str], rounds: int | None) -> AsyncGenerator["Lab"]:
+    async def open(
+        cls, environ: Mapping[str, str], rounds: int | None = None, *, is_quick: bool = False
+    ) -> AsyncGenerator["Lab"]:
         servers: dict[str, Server] = {}
         missing: dict[str, str] = {}
         async with AsyncExitStack() as stack:
@@ -43,7 +55,7 @@ class Lab:
                     servers[name] = await stack.enter_async_context(backend.open(environ))
                 except MissingServerError as exc:
                     missing[name] = f"no {backend.title}: {exc}; {backend.advice}"
-            yield cls(servers, missing, rounds)
+            yield cls(servers, missing, rounds, is_quick)
 
     @asynccontextmanager
     async def database(self, backend: str) -> AsyncGenerator[URL]:
@@ -85,6 +97,86 @@ _NOTE = "pid"
 
 def _noted(folder: str) -> int:
     return int(Path(folder, _NOTE).read_text())
+
+
+@dataclass(frozen=True, slots=True)
+class Piped:
+    """A server over stdio, and a client in front of it that costs next to nothing."""
+
+    client: PipeClient
+    memory: Memory
+
+
+@asynccontextmanager
+async def piped(program: Sequence[str], **settings: Any) -> AsyncGenerator[Piped]:
+    """As `process`, for times: FastMCP's client costs as much as many a call."""
+    async with _started(program, settings) as server:
+        client = PipeClient(server)
+        listening = asyncio.create_task(client.listen())
+        try:
+            yield Piped(client, Memory(server.pid))
+        finally:
+            listening.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server over HTTP, on a *port* of this machine."""
+
+    port: int
+    memory: Memory
+
+
+@asynccontextmanager
+async def listening(program: Sequence[str], **settings: Any) -> AsyncGenerator[Listening]:
+    """*program*, one of MANYDB and FLOOR, started with *settings* on a free port; it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with _started([*program, "--transport", "http", "--port", str(port)], settings) as server:
+        async with asyncio.timeout(_START_SECONDS):
+            while not await _accepts(port):
+                if server.returncode is not None:
+                    raise RuntimeError(f"the server has ended with {server.returncode}: {program}")
+                await asyncio.sleep(0.05)
+        yield Listening(port, Memory(server.pid))
+
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+
+
+async def _accepts(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+@asynccontextmanager
+async def _started(program: Sequence[str], settings: Mapping[str, Any]) -> AsyncGenerator[asyncio.subprocess.Process]:
+    with tempfile.TemporaryDirectory(prefix="manydb_bench_") as folder:
+        server = await asyncio.create_subprocess_exec(
+            *(sys.executable, *program),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            env=environment(settings),
+            cwd=folder,
+            limit=MOST_BYTES,
+        )
+        try:
+            yield server
+        finally:
+            with suppress(ProcessLookupError):
+                server.terminate()
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await server.wait()
+            except TimeoutError:
+                server.kill()
+                await server.wait()
 
 
 def environment(settings: Mapping[str, Any]) -> dict[str, str]:

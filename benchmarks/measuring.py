@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import os
 import random
 import statistics
@@ -36,6 +37,18 @@ class Sample:
     def most(self) -> float:
         return max(self.each)
 
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Between what the middle half lies."""
+        if len(self.each) < 2:
+            return self.median, self.median
+        low, _, high = statistics.quantiles(self.each, n=4, method="inclusive")
+        return low, high
+
+    def percentile(self, percent: int) -> float:
+        """What *percent* of a hundred do not exceed."""
+        return sorted(self.each)[max(0, math.ceil(len(self.each) * percent / 100) - 1)]
+
     def over(self, other: "Sample") -> "Sample":
         """The ratio to *other*, round by round: what slows one round down is in both."""
         return Sample(tuple(mine / theirs for mine, theirs in zip(self.each, other.each, strict=True)))
@@ -49,14 +62,19 @@ async def _nothing() -> None: ...
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """*work*, which is timed, and what comes *before* each time, which is not."""
+    """*work*, which is timed, and what comes *before* each time, which is not.
+
+    Short work is done several *times* in a row, and its time is the average: a single one would say more of the moment
+    than of the work.
+    """
 
     work: Work
     before: Work = _nothing
+    times: int = 1
 
 
 async def taking_turns(works: Mapping[K, Timed], rounds: int, clock: Clock = time.perf_counter) -> dict[K, Sample]:
-    """Milliseconds of each work, once a round and in another order each round; a first round does not count."""
+    """Milliseconds of each work, a turn each round and in another order each round; a first round does not count."""
     found: dict[K, list[float]] = {key: [] for key in works}
     order = list(works)
     shuffle = random.Random(0).shuffle  # the same orders in every run
@@ -65,11 +83,18 @@ async def taking_turns(works: Mapping[K, Timed], rounds: int, clock: Clock = tim
         shuffle(order)
         await asyncio.sleep(0)  # works that never wait would leave no moment to end the run
         for key in order:
-            await works[key].before()
-            took = await milliseconds(works[key].work, clock)
+            took = await _turn(works[key], clock)
             if number:
                 found[key].append(took)
     return {key: Sample(tuple(times)) for key, times in found.items()}
+
+
+async def _turn(timed: Timed, clock: Clock) -> float:
+    took = 0.0
+    for _ in range(timed.times):
+        await timed.before()
+        took += await milliseconds(timed.work, clock)
+    return took / timed.times
 
 
 async def milliseconds(work: Work, clock: Clock = time.perf_counter) -> float:

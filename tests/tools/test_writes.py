@@ -152,7 +152,7 @@ async def test_only_admin_changes_the_schema(stock: Observer, shop_url: str) -> 
         ("postgresql", "UPDATE stock SET amount = 1 WHERE pg_terminate_backend(1)"),
         ("postgresql", "GRANT ALL ON stock TO PUBLIC"),
         ("postgresql", "UPDATE pg_proc SET provolatile = 'i'"),
-        ("postgresql", "WITH x AS (DELETE FROM ONLY pg_catalog.\"pg_class\" RETURNING 1) SELECT * FROM x"),
+        ("postgresql", 'WITH x AS (DELETE FROM ONLY pg_catalog."pg_class" RETURNING 1) SELECT * FROM x'),
         ("postgresql", "INSERT INTO pg_language (lanname) VALUES ('c2')"),
         ("mysql", "LOAD DATA INFILE '/etc/passwd' INTO TABLE stock"),
         ("mysql", "INSERT INTO stock SELECT 4, load_file('/etc/hostname'), 1"),
