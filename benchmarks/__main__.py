@@ -32,8 +32,11 @@ BENCHMARKS: Mapping[str, Callable[[Lab], AsyncGenerator[Figure]]] = {
     "million": million.run,
     "bulk": bulk.run,
 }
-QUICK = ("calls", "distance", "load")
-"""What --quick measures, in few minutes: how answers compare to the floors, and nothing that takes a million rows."""
+QUICK = ("calls", "distance")
+"""What --quick measures, in a minute: one call at a time against the floors.
+
+Load is not among them: it takes every core, and its ratios are those of whatever else the machine has to do.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

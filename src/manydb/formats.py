@@ -60,7 +60,7 @@ def _json(page: Page) -> str:
 
 
 def _records(page: Page) -> str:
-    names = _unique(page.result.columns)
+    names = unique(page.result.columns)
     records = [dict(zip(names, row, strict=True)) for row in page.rows]
     return orjson.dumps({"connection": page.result.connection, "records": records, **_facts(page)}).decode()
 
@@ -69,7 +69,7 @@ def _csv(page: Page) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(page.result.columns)
-    writer.writerows([_plain(cell) for cell in row] for row in page.rows)
+    writer.writerows([plain(cell) for cell in row] for row in page.rows)
     return text.getvalue() + _remark(page, "# ")
 
 
@@ -92,10 +92,10 @@ def _remark(page: Page, prefix: str) -> str:
     if not (page.truncated or page.clipped):
         return ""
     facts = {key: value for key, value in _facts(page).items() if key != "elapsed_ms"}
-    return prefix + "; ".join(f"{key}: {_plain(value)}" for key, value in facts.items()) + "\n"
+    return prefix + "; ".join(f"{key}: {plain(value)}" for key, value in facts.items()) + "\n"
 
 
-def _unique(columns: list[str]) -> list[str]:
+def unique(columns: list[str]) -> list[str]:
     """Column names for an object: the second ``id`` becomes ``id_2``."""
     seen: dict[str, int] = {}
     names = []
@@ -105,7 +105,7 @@ def _unique(columns: list[str]) -> list[str]:
     return names
 
 
-def _plain(cell: Any) -> str:
+def plain(cell: Any) -> str:
     if cell is None:
         return ""
     if isinstance(cell, str):
@@ -114,4 +114,4 @@ def _plain(cell: Any) -> str:
 
 
 def _escaped(cell: Any) -> str:
-    return _plain(cell).replace("\\", "\\\\").replace("|", "\\|").replace("\r\n", "<br>").replace("\n", "<br>")
+    return plain(cell).replace("\\", "\\\\").replace("|", "\\|").replace("\r\n", "<br>").replace("\n", "<br>")

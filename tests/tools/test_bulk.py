@@ -514,7 +514,7 @@ async def test_bytes_and_large_numbers_keep_their_types_in_parquet(database_url:
 async def test_a_large_export_is_read_in_parts_that_begin_with_a_row(
     filled: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "PART_BYTES", 20_000)
+    monkeypatch.setattr("manydb.exports.shelf.PART_BYTES", 20_000)
     reply = body(await filled.client.call_tool("export_query", {"sql": "SELECT id FROM goods", "format": "jsonl"}))
     count = int(reply["parts"].rpartition("/")[2]) + 1
     assert count > 1

@@ -17,7 +17,7 @@ from manydb.dialects.execution import driver
 from manydb.dialects.loading import Fit, Load, Loaded, Part, Told
 from manydb.dialects.postgresql import types
 from manydb.dialects.postgresql.codecs import pin_session
-from manydb.dialects.postgresql.parameters import _written, bind
+from manydb.dialects.postgresql.parameters import bind, written
 from manydb.dialects.postgresql.types import Type
 
 _NULL = "\\N"
@@ -245,7 +245,7 @@ def _other(oid: int, known: Mapping[int, Type]) -> Fit:
     """As parameters of that type are bound, one by one."""
 
     def convert(found: Sequence[Any]) -> Sequence[str]:
-        return [str(_written(bind(each, oid, known))) for each in found]
+        return [str(written(bind(each, oid, known))) for each in found]
 
     named = known.get(oid)
     return Fit(f"a value of type {named.title}" if named else _NAMES.get(oid, "a value of its type"), convert).then(

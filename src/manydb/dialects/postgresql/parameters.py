@@ -148,10 +148,10 @@ def _composite(value: Any, described: Type, known: Mapping[int, Type]) -> str:
         value = dict(zip((name for name, _ in described.parts), value, strict=True))
     if not isinstance(value, dict) or not value.keys() <= {name for name, _ in described.parts}:
         raise ValueError("not the attributes of the composite type")
-    return literals.to_record([_written(bind(value.get(name), oid, known)) for name, oid in described.parts])
+    return literals.to_record([written(bind(value.get(name), oid, known)) for name, oid in described.parts])
 
 
-def _written(bound: Any) -> str | None:
+def written(bound: Any) -> str | None:
     """A bound value as the server's text, for use inside a record literal."""
     if bound is None or isinstance(bound, str):
         return bound
@@ -163,4 +163,4 @@ def _written(bound: Any) -> str | None:
 
 
 def _nested(item: Any) -> Any:
-    return [_nested(part) for part in item] if isinstance(item, list) else _written(item)
+    return [_nested(part) for part in item] if isinstance(item, list) else written(item)
