@@ -110,7 +110,7 @@ class Trial:
             yield details
         except _Stopped:
             raise
-        except Exception as exc:
+        except Exception as exc:  # whatever a driver raises: it is the step that failed
             mine = exc if isinstance(exc, ManydbError) else error(exc)
             self.failed(name, time.perf_counter() - started, mine)
             raise _Stopped from exc
@@ -326,7 +326,7 @@ async def _dial(trial: Trial, lease: Lease) -> None:
         trial.steps.clear()
         trial.failed("dns", time.perf_counter() - dialling.started, exc)
         raise _Stopped from exc
-    except Exception as exc:
+    except Exception as exc:  # whatever a driver raises while connecting
         error = exc if isinstance(exc, ManydbError) else lease.dialect.connect_error(exc, lease.target.told)
         dialling.tell(trial, error)
         raise _Stopped from exc

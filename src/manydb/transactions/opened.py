@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -63,8 +62,12 @@ class Transaction:
             try:
                 answer = await work(connection)
             except Exception:  # whatever it was: the transaction goes on as if the statement had not been
-                with suppress(Exception):  # there may be no connection any more, which the first error tells
+                try:
                     await connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_GUARD}")
+                except Exception:  # noqa: BLE001 - what failed first is what its caller hears
+                    if self._running is None or not self._running.is_stopped:
+                        # Half a statement must not last, nor be committed with the others.
+                        self._end("was rolled back, because a statement that failed could not be undone alone")
                 raise
             if undo == "always":
                 await connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_GUARD}")

@@ -108,7 +108,7 @@ async def _insert(raw: Any, sql: str, resolution: str, count: int) -> int:
         # Of one row the server does not tell whether it was new; of several, it does.
         try:
             await raw.query(sql)
-        except Exception as exc:
+        except Exception as exc:  # the driver's error class cannot be named here; its number can
             if exc.args[:1] != (_DUPLICATE,):
                 raise
         else:
