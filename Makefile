@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1
 .DEFAULT_GOAL := help
 # The steps of `check` run in their order, under make -j too.
 .NOTPARALLEL:
-.PHONY: help demo test check format format-check lint types imports fuzz bench bench-compare bench-baseline profile build clean
+.PHONY: help demo test check format format-check lint types imports manifest fuzz bench bench-compare bench-baseline profile build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ types: $(READY) ## check the types
 
 imports: $(READY) ## check which module imports which
 	$(VENV)/bin/lint-imports
+
+manifest: $(READY) ## write down anew what clients are told first
+	MANYDB_TEST_MANIFEST=write $(RUN) pytest tests/test_manifest.py $(ARGS)
 
 fuzz: $(READY) ## look for statements that pass as reads and are none
 	$(RUN) tests.fuzz --seconds 60 $(ARGS)

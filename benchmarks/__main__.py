@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.servers import MySQL, PostgreSQL
 
-from benchmarks import bulk, calls, comparing, distance, load, million, schema, start, statements
+from benchmarks import bulk, calls, comparing, distance, fairness, load, million, scale, schema, start, statements
 from benchmarks.comparing import Found, Key, Measure, Move
 from benchmarks.lab import Lab
 from benchmarks.reporting import Figure, show
@@ -31,6 +31,8 @@ BENCHMARKS: Mapping[str, Callable[[Lab], AsyncGenerator[Figure]]] = {
     "schema": schema.run,
     "million": million.run,
     "bulk": bulk.run,
+    "fairness": fairness.run,
+    "scale": scale.run,
 }
 QUICK = ("calls", "distance")
 """What --quick measures, in a minute: one call at a time against the floors.

@@ -16,7 +16,7 @@ from tests.tools import Desk, serving
 
 from benchmarks import floor, items
 from benchmarks.clients import Asking
-from benchmarks.drivers import DRIVERS, Driver, Fetch, core
+from benchmarks.drivers import DRIVERS, Driver, Fetch, core, ways
 from benchmarks.lab import FLOOR, MANYDB, Lab, piped, plain
 from benchmarks.measuring import Sample, Timed, Work, taking_turns
 from benchmarks.reporting import Figure
@@ -76,12 +76,14 @@ class Rivals:
 
 async def run(lab: Lab) -> AsyncGenerator[Figure]:
     for backend in lab.servers:
-        async with lab.database(backend) as url, AsyncExitStack() as stack:
-            await items.fill(url, ROWS)
-            rivals = await _rivals(stack, DRIVERS[backend], url)
-            for item in ITEMS:
-                for figure in await _measure(backend, rivals, item, lab.rounds_of(ROUNDS, QUICK_ROUNDS)):
-                    yield figure
+        async with lab.database(backend) as database:
+            await items.fill(database, ROWS)
+            for way, url in ways(database):
+                async with AsyncExitStack() as stack:
+                    rivals = await _rivals(stack, DRIVERS[way], url)
+                    for item in ITEMS:
+                        for figure in await _measure(way, rivals, item, lab.rounds_of(ROUNDS, QUICK_ROUNDS)):
+                            yield figure
 
 
 async def _rivals(stack: AsyncExitStack, driver: Driver, url: URL) -> Rivals:

@@ -17,7 +17,7 @@ _META = {
     f"{_NAMESPACE}/clientInfo": {"name": "benchmarks", "version": "1"},
     f"{_NAMESPACE}/clientCapabilities": {},
 }
-MOST_BYTES = 64 * 1024 * 1024
+MOST_BYTES = 128 * 1024 * 1024
 """Of one answer."""
 
 
@@ -81,13 +81,17 @@ class HTTPClient:
     _ends: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def text(self, tool: str, /, **arguments: Any) -> str:
+        return _text(json.loads(await self.raw(tool, **arguments)))
+
+    async def raw(self, tool: str, /, **arguments: Any) -> bytes:
+        """The whole answer, whatever it is, as it came."""
         body = _request(1, tool, arguments)
         request = _HEAD.format(port=self.port, tool=tool, length=len(body)).encode() + body
         reader, head = await self._head(request)
         found = await _body(reader, head)
         if "text/event-stream" in head:
             found = next(line[5:] for line in found.splitlines() if line.startswith(b"data:"))
-        return _text(json.loads(found))
+        return found
 
     async def _head(self, request: bytes) -> tuple[asyncio.StreamReader, str]:
         is_kept = self._ends is not None

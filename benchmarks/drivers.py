@@ -1,8 +1,10 @@
 """The floors below us: each database's driver, asked without manydb and without SQLAlchemy; and SQLAlchemy Core."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import aiomysql
@@ -50,6 +52,23 @@ async def _aiomysql(url: URL) -> AsyncGenerator[Fetch]:
 
 
 @asynccontextmanager
+async def _asyncmy(url: URL) -> AsyncGenerator[Fetch]:
+    connection = await import_module("asyncmy").connect(
+        host=url.host, port=url.port or 3306, user=url.username, password=url.password or "", db=url.database
+    )
+
+    async def fetch(sql: str, *args: Any) -> Any:
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql, args or None)
+            return await cursor.fetchall()
+
+    try:
+        yield fetch
+    finally:
+        await connection.ensure_closed()
+
+
+@asynccontextmanager
 async def _aiosqlite(url: URL) -> AsyncGenerator[Fetch]:
     async with aiosqlite.connect(str(url.database)) as connection:
 
@@ -63,7 +82,17 @@ DRIVERS: Mapping[str, Driver] = {
     "postgresql": Driver(_asyncpg, "$1"),
     "mysql": Driver(_aiomysql, "%s"),
     "sqlite": Driver(_aiosqlite, "?"),
+    "mysql+asyncmy": Driver(_asyncmy, "%s"),
 }
+"""By the way to a database: its backend, by the driver that is always there, or with one of manydb[fast]."""
+
+
+def ways(url: URL) -> Iterator[tuple[str, URL]]:
+    """The ways to the database of *url* whose drivers are installed, each with the URL that takes it."""
+    for way in DRIVERS:
+        backend, _, driver = way.partition("+")
+        if backend == url.get_backend_name() and (not driver or find_spec(driver)):
+            yield way, url.set(drivername=way) if driver else url
 
 
 @asynccontextmanager

@@ -59,6 +59,8 @@ class Rivals:
     pipe: Asking
     pipe_floor: Asking
     web: Listening
+    workers: Listening
+    """As many processes as there are cores to spare for them: two."""
     web_floor: Listening
 
 
@@ -71,6 +73,7 @@ async def _rivals(backend: str, url: URL) -> AsyncGenerator[Rivals]:
             pipe=(await stack.enter_async_context(piped(MANYDB, **settings))).client,
             pipe_floor=(await stack.enter_async_context(piped(FLOOR))).client,
             web=await stack.enter_async_context(listening(MANYDB, **settings)),
+            workers=await stack.enter_async_context(listening(MANYDB, workers=2, **settings)),
             web_floor=await stack.enter_async_context(listening(FLOOR)),
         )
 
@@ -78,12 +81,17 @@ async def _rivals(backend: str, url: URL) -> AsyncGenerator[Rivals]:
 async def _at_once(backend: str, rivals: Rivals, callers: int, rounds: int) -> list[Figure]:
     waits: list[float] = []
     noop = {"size": len(await rivals.pipe.text("execute_query", **_lookup(1)))}
-    with _connected(rivals.web, callers) as ours, _connected(rivals.web_floor, callers) as floors:
+    with (
+        _connected(rivals.web, callers) as ours,
+        _connected(rivals.workers, callers) as shared,
+        _connected(rivals.web_floor, callers) as floors,
+    ):
         works = {
             "driver": [rivals.driver] * callers,
             "stdio": [_looking_up(rivals.pipe)] * callers,
             "stdio floor": [_asking(rivals.pipe_floor, noop)] * callers,
             "http": [_looking_up(client, waits) for client in ours],
+            "http, 2 workers": [_looking_up(client) for client in shared],
             "http floor": [_asking(client, noop) for client in floors],
         }
         times = await taking_turns({who: Timed(partial(_spread, calls)) for who, calls in works.items()}, rounds)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.measuring import Sample
 
-Unit = Literal["x", "ms", "MB", "tokens", "trips", "/s"]
+Unit = Literal["x", "ms", "MB", "kB", "tokens", "trips", "/s"]
 COMPARABLE: tuple[Unit, ...] = ("x", "trips", "tokens")
 """What holds on any machine, and can be compared from one commit to another."""
 

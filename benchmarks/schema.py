@@ -45,6 +45,7 @@ CALLS: Mapping[str, Call] = {
     "list_tables": ("list_tables", {}),
     "list_tables, summary": ("list_tables", {"detail": "summary"}),
     "search_schema, few hits": ("search_schema", {"pattern": "invoice_line"}),
+    "search_schema, 100 hits": ("search_schema", {"pattern": "invoice", "limit": 200}),
     "search_schema, 1,000 hits": ("search_schema", {"pattern": "amount"}),
     "get_table_schema": ("get_table_schema", {"table": "stock_invoice_line"}),
 }
@@ -58,6 +59,7 @@ async def run(lab: Lab) -> AsyncGenerator[Figure]:
             for name, call in CALLS.items():
                 for figure in await _measure(backend, url, name, call, lab.rounds):
                     yield figure
+            yield await _measure_strangers(backend, url, lab.rounds)
 
 
 async def _create(url: URL) -> None:
@@ -110,6 +112,16 @@ async def _measure(backend: str, url: URL, name: str, call: Call, rounds: int | 
         Figure(backend, f"{name}, schema remembered", times["warm"], "ms", at_most),
         Figure(backend, f"{name}, reply", Sample((len(reply) / 4,)), "tokens"),
     ]
+
+
+async def _measure_strangers(backend: str, url: URL, rounds: int | None) -> Figure:
+    """What a table costs that was not described before, where the list of tables is remembered."""
+    names = ["_".join(words) for words in product(AREAS, THINGS, ASPECTS)]
+    strangers = iter([names[number * 37 % len(names)] for number in range(len(names))])
+    async with _serving(url) as served:
+        work = Timed(lambda: _ask(served.desk, ("get_table_schema", {"table": next(strangers)})), times=STARTS)
+        times = await taking_turns({"stranger": work}, rounds or ROUNDS)
+    return Figure(backend, "get_table_schema, another table each call", times["stranger"], "ms")
 
 
 async def _first(url: URL, call: Call, rounds: int) -> Sample:

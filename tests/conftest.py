@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -57,10 +58,14 @@ class Databases:
             self.refuse(self._missing[backend])
         return self._servers[backend]
 
-    async def create(self, backend: str) -> str:
-        """The URL of a new, empty database, dropped at the end of the run or by *drop*."""
+    async def create(self, way: str) -> str:
+        """The URL of a new, empty database, one of WAYS to it; dropped at the end of the run or by *drop*."""
+        backend, _, driver = way.partition("+")
         server = await self.server(backend)
-        url = (await server.create()).render_as_string(hide_password=False)
+        if driver and find_spec(driver) is None:
+            self.refuse(f"{driver} is not installed: it comes with manydb[fast]")
+        made = await server.create()
+        url = (made.set(drivername=way) if driver else made).render_as_string(hide_password=False)
         self._owners[url] = server
         self._tested.add(backend)
         return url
@@ -69,9 +74,9 @@ class Databases:
         await self._owners.pop(url).drop(make_url(url))
 
     @asynccontextmanager
-    async def temporary(self, backend: str) -> AsyncGenerator[str]:
-        """The URL of a new, empty database that lasts as long as the context."""
-        url = await self.create(backend)
+    async def temporary(self, way: str) -> AsyncGenerator[str]:
+        """The URL of a new, empty database, one of WAYS to it, that lasts as long as the context."""
+        url = await self.create(way)
         try:
             yield url
         finally:

@@ -21,7 +21,7 @@ from mcp import ClientSession
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.message import SessionMessage
 
-from manydb import transports
+from manydb import pipes, transports
 from manydb.server import build_server
 from manydb.settings import Settings
 from tests.tools import Desk
@@ -108,7 +108,7 @@ class Line:
 async def over_stdio(server: FastMCP[Any]) -> AsyncGenerator[Line]:
     """A line to *server*; at the end its input ends, and with it the server."""
     line = Line(asyncio.StreamReader(), watched(server))
-    serving = asyncio.create_task(transports._serve_stream(server, line.reader, line.receive, line.stop))
+    serving = asyncio.create_task(transports.serve_client(server, pipes.Client(line.reader, line.receive, line.stop)))
     try:
         yield line
     finally:

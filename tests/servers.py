@@ -331,6 +331,8 @@ class SQLiteFolder:
 
 
 BACKENDS: Mapping[str, Backend] = {backend.name: backend for backend in (PostgreSQL(), MySQL(), SQLite())}
+WAYS = (*BACKENDS, "postgresql+psycopg", "mysql+asyncmy")
+"""Each database by the driver that is always there, and once more by those that manydb[fast] brings."""
 
 
 def new_name() -> str:

@@ -353,9 +353,9 @@ def test_ports_are_those_of_the_policy() -> None:
 
 
 def test_other_drivers_are_admitted_where_the_policy_names_them() -> None:
-    policy = AdmissionPolicy.of(drivers=["mysql+asyncmy"])
-    assert policy.admit("mysql+asyncmy://u:p@h/db").url.drivername == "mysql+asyncmy"
-    with pytest.raises(Forbidden, match=r"mysql\+asyncmy"):
+    policy = AdmissionPolicy.of(drivers=["postgresql+psycopg"])
+    assert policy.admit("postgresql+psycopg://u:p@h/db").url.drivername == "postgresql+psycopg"
+    with pytest.raises(Forbidden, match=r"postgresql\+psycopg"):
         policy.admit("mysql://u:p@h/db")
 
 

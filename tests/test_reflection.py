@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url
 
-from manydb import errors, names, reflection
+from manydb import errors, names, reflection, search
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
@@ -251,43 +251,61 @@ def test_a_thousand_tables_fit_in_the_token_budget() -> None:
 
 
 def test_a_search_looks_at_names_and_comments_of_everything() -> None:
-    assert reflection.search(SNAPSHOT, "email", quote) == {
-        "columns": [
-            "customers.email varchar(120) -- where invoices go",
-            "orders.contact_email text",
-            'sales."Order".note text -- Email of the buyer',
-        ],
+    assert search.run(SNAPSHOT, "email", quote) == {
+        "columns": {
+            "email varchar(120) -- where invoices go": "customers",
+            "contact_email text": "orders",
+            "note text -- Email of the buyer": 'sales."Order"',
+        },
         "indexes": ["unique ix_customers_email on customers (lower(email))"],
         "total": 4,
     }
 
 
 def test_some_words_of_a_search_may_be_in_the_tables_name() -> None:
-    assert reflection.search(SNAPSHOT, "customers email", quote)["columns"] == [
-        "customers.email varchar(120) -- where invoices go"
+    assert search.run(SNAPSHOT, "customers email", quote)["columns"] == {
+        "email varchar(120) -- where invoices go": "customers"
+    }
+    assert "columns" not in search.run(SNAPSHOT, "customers", quote)
+
+
+def test_columns_that_are_told_alike_are_told_once() -> None:
+    overview = Overview(tuple(Relation("public", name) for name in ("orders", "Order Items", "visits")), "public")
+    columns = tuple(ColumnEntry("public", relation.name, "order_id", "bigint", "") for relation in overview.relations)
+    columns += (ColumnEntry("public", "visits", "order_day", "date", ""),)
+    assert search.run(Snapshot(overview, columns), "order_", quote) == {
+        "columns": {"order_day date": "visits", "order_id bigint": '"Order Items",orders,visits'},
+        "total": 4,
+    }
+
+
+def test_an_index_is_found_by_what_its_table_does_not_tell() -> None:
+    found = search.run(SNAPSHOT, "customers", quote)
+    assert (found["tables"][0], "indexes" in found) == ("customers -- People who buy", False)
+    assert search.run(SNAPSHOT, "customers_email", quote)["indexes"] == [
+        "unique ix_customers_email on customers (lower(email))"
     ]
-    assert "columns" not in reflection.search(SNAPSHOT, "customers", quote)
 
 
 def test_a_search_can_be_narrowed_and_says_what_it_left_out() -> None:
-    reply = reflection.search(SNAPSHOT, "order", quote, kinds=["tables"], limit=2)
+    reply = search.run(SNAPSHOT, "order", quote, subjects=["tables"], limit=2)
     assert reply == {
         "tables": ['sales."Order"', '"Order Items"'],
         "total": 4,
         "hint": "the best 2 of 4; use a narrower pattern or a higher limit",
     }
-    assert reflection.search(SNAPSHOT, "nothing like it", quote) == {"total": 0}
+    assert search.run(SNAPSHOT, "nothing like it", quote) == {"total": 0}
 
 
 def test_a_search_for_nothing_is_refused() -> None:
     with pytest.raises(errors.BadParameter):
-        reflection.search(SNAPSHOT, "  ", quote)
+        search.run(SNAPSHOT, "  ", quote)
 
 
 def test_a_long_comment_is_cut_in_lists_and_whole_in_a_description() -> None:
     comment = "word " * 100
     overview = Overview((Relation("public", "t", comment=comment),), "public")
-    (line,) = reflection.search(Snapshot(overview), "t", quote)["tables"]
+    (line,) = search.run(Snapshot(overview), "t", quote)["tables"]
     assert line.endswith("…")
     assert len(line) < 140
     assert reflection.table_reply(Table("public", "t", comment=comment), overview, quote)["comment"] == comment

@@ -286,7 +286,7 @@ def test_parts_make_a_url(toml: WriteToml) -> None:
     toml("[connections.s]\ndriver = 'mysql'\nhost = 'db.example'\nuser = 'a@b'\npassword = ':/@'\ndatabase = 'shop'\n")
     (found,) = connect()
     url = found.target.url
-    assert (url.drivername, url.host, url.username, url.password) == ("mysql+aiomysql", "db.example", "a@b", ":/@")
+    assert (url.get_backend_name(), url.host, url.username, url.password) == ("mysql", "db.example", "a@b", ":/@")
 
 
 def test_two_sources_that_name_one_connection_are_a_contradiction(

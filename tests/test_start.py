@@ -18,6 +18,14 @@ from manydb.tools import TOOLS
 PATIENCE_SECONDS = 60
 GROUPS = ["core", "connect", "write", "analysis", "operations"]
 
+AFTER_THE_LIST = (
+    # what serves calls, and what it brings
+    "fastmcp", "mcp", "mcp_types", "starlette", "uvicorn", "sse_starlette", "httpx2", "opentelemetry", "cryptography",
+    "joserfc", "click", "rich", "yaml", "watchfiles", "anyio._backends",
+    "manydb.server", "manydb.transports", "manydb.lane", "manydb.tools", "manydb.gateway", "manydb.reads",
+    "manydb.rows", "manydb.exports", "manydb.jobs", "manydb.batches", "manydb.writes", "manydb.inserts",
+    "manydb.criteria", "manydb.query", "manydb.formats", "manydb.relay", "manydb.workers",
+)  # fmt: skip
 LATER = (
     # drivers, which SQLAlchemy imports with the first connection, and SQLAlchemy's own part of them
     "asyncpg", "aiomysql", "pymysql", "asyncmy", "aiosqlite", "psycopg",
@@ -64,11 +72,22 @@ def within(modules: list[str], packages: tuple[str, ...]) -> set[str]:
     return {package for package in packages for name in modules if f"{name}.".startswith(f"{package}.")}
 
 
-def test_listing_tools_imports_neither_drivers_nor_parsers_nor_clients(tmp_path: Path) -> None:
+def test_listing_tools_imports_nothing_that_serves_calls(tmp_path: Path) -> None:
     (tmp_path / "db.sqlite").touch()
     modules, answers = imported(tmp_path, *BEGINNING)
     assert [answer["id"] for answer in answers] == [1, 2]
+    assert within(modules, AFTER_THE_LIST + LATER) == set()
+    assert "manydb.reception" in modules
+
+
+def test_a_server_that_was_not_asked_anything_has_imported_neither_drivers_nor_parsers_nor_clients(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "db.sqlite").touch()
+    modules, answers = imported(tmp_path, *BEGINNING, {"jsonrpc": "2.0", "id": 3, "method": "ping"})
+    assert answers[-1] == {"jsonrpc": "2.0", "id": 3, "result": {}}
     assert within(modules, LATER) == set()
+    assert "manydb.server" in modules
 
 
 def test_the_first_query_imports_its_own_driver_and_no_other(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from manydb.errors import StatementTimeout, UnknownTable
 from manydb.server import build_server
 from tests.conftest import Databases
 from tests.observers import ENDLESS, Observer, eventually, leased, settings, wired
-from tests.servers import BACKENDS
+from tests.servers import WAYS
 from tests.tools import MODES, serving
 
-NETWORKED = ["postgresql", "mysql"]
+NETWORKED = [way for way in WAYS if way != "sqlite"]
 STOPS_WITHIN = 1.0
 
 Work = Callable[[], Coroutine[Any, Any, Any]]
@@ -44,9 +44,9 @@ async def several(lease: Lease, number: int) -> list[Any]:
     return list(await asyncio.gather(*(one(lease) for _ in range(number))))
 
 
-@pytest.fixture(scope="module", params=[*BACKENDS])
+@pytest.fixture(scope="module", params=WAYS)
 async def database_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
-    """Each backend's, one for this module: making a database takes longer than most of the tests."""
+    """Each way's, one for this module: making a database takes longer than most of the tests."""
     async with databases.temporary(request.param) as url:
         yield url
 

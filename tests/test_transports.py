@@ -25,9 +25,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 import manydb
 from manydb.errors import SettingsError
+from manydb.listening import require_private_address
 from manydb.settings import Settings
 from manydb.tools import TOOLS
-from manydb.transports import require_private_address
 from tests.conftest import Databases
 from tests.servers import BACKENDS, HOST
 

@@ -25,6 +25,7 @@ from manydb.errors import Forbidden, ManydbError, ReadOnly, SqlSyntax
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.corpus_bench import BACKENDS, Bench, entered, lines, loaded, send, text_of
+from tests.servers import WAYS
 
 PLAIN = {"dml", "ddl", "dcl", "cte", "explain", "multi", "comment", "obfuscation", "maintenance"}
 NOT_PLAIN = {
@@ -83,9 +84,10 @@ async def state(bench: Bench, line: dict[str, Any]) -> object:
 
 
 @asynccontextmanager
-async def reading(registry: EngineRegistry, bench: Bench) -> AsyncGenerator[Lease]:
+async def reading(registry: EngineRegistry, bench: Bench, way: str = "") -> AsyncGenerator[Lease]:
     """The engine that reads run on, with one connection, so that each call is lent the one that the last gave back."""
-    dialect, url = dialects.parse(bench.url.render_as_string(hide_password=False))
+    named = bench.url.set(drivername=way) if "+" in way else bench.url
+    dialect, url = dialects.parse(named.render_as_string(hide_password=False))
     async with registry.lease(Target(dialect, url), "read_only", Pool(size=1, recycle=3600, idle_ttl=3600)) as lease:
         yield lease
 
@@ -178,13 +180,23 @@ def test_brackets_that_do_not_match_are_a_syntax_error(sql: str) -> None:
 # ---- the engine -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("backend", "line"), plain_writes(*BACKENDS))
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [
+        pytest.param(way, line, id=f"{way}-{line['id']}")
+        for way in WAYS
+        for _, line in (case.values for case in plain_writes(way.partition("+")[0]))
+    ],
+)
 async def test_the_engine_alone_stops_every_plain_write(
-    benches: Benches, registry: EngineRegistry, backend: str, line: dict[str, Any]
+    benches: Benches, registry: EngineRegistry, way: str, line: dict[str, Any]
 ) -> None:
+    backend, _, driver = way.partition("+")
+    if driver:
+        pytest.importorskip(driver)
     bench = await benches(backend)
     before = await state(bench, line)
-    async with reading(registry, bench) as lease:
+    async with reading(registry, bench, way) as lease:
         with suppress(ManydbError):  # some are harmless here: what counts is what they leave
             await run(lease, bench.named(text_of(line)))
         assert await state(bench, line) == before

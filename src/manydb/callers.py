@@ -30,6 +30,9 @@ NOBODY = Caller("nobody", "")
 
 def resolve(ctx: "Context") -> Caller:
     """The authenticated principal, else this process (stdio), else the handshake era's session, else nobody known."""
+    if ctx.transport in {None, "stdio"}:
+        # In memory and over stdio one client owns the process, and nobody logs in.
+        return PROCESS
     # The shell has a gateway too, and should not wait a second for FastMCP.
     from fastmcp.server.dependencies import get_access_token  # noqa: PLC0415
     from mcp_types.version import MODERN_PROTOCOL_VERSIONS  # noqa: PLC0415
@@ -40,9 +43,6 @@ def resolve(ctx: "Context") -> Caller:
             "principal",
             "\x00".join(str(part or "") for part in (claims.get("iss"), token.client_id, claims.get("sub"))),
         )
-    if ctx.transport in {None, "stdio"}:
-        # In memory and over stdio one client owns the process.
-        return PROCESS
     request = ctx.request_context
     # The id that the server gave the session: a header may name anybody's.
     if request is not None and request.protocol_version not in MODERN_PROTOCOL_VERSIONS:

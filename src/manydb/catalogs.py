@@ -1,7 +1,7 @@
 """What databases hold, as a connection's policy lets it be seen; read when it is needed and believed for a while."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +12,7 @@ from manydb.dialects.schema import Overview, Snapshot, Table, TableName
 from manydb.engines import Target
 from manydb.errors import UnknownTable
 from manydb.lineage import Catalog, Routine
-from manydb.policy import Guard
+from manydb.policy import Guard, Policy
 from manydb.schemas import SchemaCache
 
 T = TypeVar("T")
@@ -20,6 +20,10 @@ Read = Callable[[Registration, Callable[[AsyncConnection], Awaitable[Any]]], Awa
 
 _GUARD_SECONDS = 5.0
 """How long a connection with hidden or masked data believes what it knows of views and functions."""
+_MOST_DESCRIBED = 2_000
+"""Descriptions that are remembered, of all databases together; one takes some kilobytes."""
+_MOST_VIEWS = 200
+"""Policies whose view of a schema is remembered."""
 
 
 class Catalogs:
@@ -27,6 +31,8 @@ class Catalogs:
 
     def __init__(self, ttl: float, read: Read) -> None:
         self._cache = SchemaCache(ttl)
+        self._tables = SchemaCache(ttl, most=_MOST_DESCRIBED)
+        self._snapshots: dict[tuple[Target, Policy], tuple[Snapshot, Snapshot]] = {}
         self._read = read
 
     def clock(self) -> float:
@@ -35,10 +41,15 @@ class Catalogs:
 
     def invalidate(self, target: Target, *, before: float | None = None) -> bool:
         """Forget what was read of *target* (only what was begun *before*); whether there was any."""
-        return self._cache.invalidate(target, before=before)
+        for seen in [seen for seen in self._snapshots if seen[0] == target]:
+            del self._snapshots[seen]
+        # Both, whatever the first of them says.
+        return any([self._cache.invalidate(target, before=before), self._tables.invalidate(target, before=before)])
 
     async def aclose(self) -> None:
+        self._snapshots.clear()
         await self._cache.aclose()
+        await self._tables.aclose()
 
     # -- for people and models ---------------------------------------------------------------------------------------
 
@@ -48,14 +59,25 @@ class Catalogs:
         return registration.policy.visible(overview)
 
     async def snapshot(self, registration: Registration) -> Snapshot:
-        """All that a search looks through."""
-        catalog = registration.dialect.catalog
-        overview, columns, indexes = await asyncio.gather(
-            self.overview(registration),
+        """All that a search looks through; the same object as long as it is believed, with what a search made of it."""
+        catalog, policy = registration.dialect.catalog, registration.policy
+        overview, columns, indexes = (
+            self._schema(registration, "overview", catalog.overview),
             self._schema(registration, "columns", catalog.columns),
             self._schema(registration, "indexes", catalog.indexes),
         )
-        return registration.policy.visible(Snapshot(overview, columns, indexes))
+        if self._cache.knows(registration.target, ("overview", "columns", "indexes")):
+            read = Snapshot(await overview, await columns, await indexes)
+        else:  # on as many connections: that is worth tasks of their own
+            read = Snapshot(*await asyncio.gather(overview, columns, indexes))
+        key = (registration.target, policy)
+        known, seen = self._snapshots.get(key, (None, None))
+        if known is None or seen is None or not known.is_made_of(read):
+            if len(self._snapshots) >= _MOST_VIEWS:
+                self._snapshots.pop(next(iter(self._snapshots)))
+            seen = policy.visible(read)
+            self._snapshots[key] = read, seen
+        return seen
 
     async def fresh_if_empty(
         self, registration: Registration, find: Callable[[], Awaitable[dict[str, Any]]]
@@ -71,18 +93,44 @@ class Catalogs:
         return found
 
     async def describe(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
-        """The named tables in full, read anew. Raises UnknownTable with the nearest names."""
+        """The named tables, read anew, but not their references. Raises UnknownTable with the nearest names."""
+        addresses = await self._addresses(registration, tables)
+        catalog = registration.dialect.catalog
+        described = await self._read(registration, lambda on: catalog.describe(on, addresses))
+        return [registration.policy.visible(table) for table in described]
+
+    async def described(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
+        """The named tables in full, as the schema cache has them. Raises UnknownTable with the nearest names."""
+        asked = self.clock()
+        addresses = await self._addresses(registration, tables)
+        found = await self._remembered(registration, addresses)
+        if len(found) < len(set(addresses)) and self.invalidate(registration.target, before=asked):
+            # One was dropped since its name was read; what took its name elsewhere may be meant.
+            addresses = await self._addresses(registration, tables)
+            found = await self._remembered(registration, addresses)
+        references = await self._schema(registration, "references", registration.dialect.catalog.references)
+        every = [found[address] for address in dict.fromkeys(addresses) if address in found]
+        return [registration.policy.visible(references.of(table)) for table in every]
+
+    async def _remembered(
+        self, registration: Registration, addresses: Sequence[TableName]
+    ) -> Mapping[TableName, Table]:
+        async def read(missing: Sequence[TableName]) -> Mapping[TableName, Table]:
+            catalog = registration.dialect.catalog
+            described = await self._read(registration, lambda on: catalog.describe(on, missing))
+            return {table.address: table for table in described}
+
+        return await self._tables.get_each(registration.target, addresses, read)
+
+    async def _addresses(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
         asked = self.clock()
         try:
-            addresses = await self._resolve(registration, tables)
+            return await self._resolve(registration, tables)
         except UnknownTable:
             # It may be younger than what we remember.
             if not self.invalidate(registration.target, before=asked):
                 raise
-            addresses = await self._resolve(registration, tables)
-        catalog = registration.dialect.catalog
-        described = await self._read(registration, lambda on: catalog.describe(on, addresses))
-        return [registration.policy.visible(table) for table in described]
+            return await self._resolve(registration, tables)
 
     async def _resolve(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
         overview = await self.overview(registration)
@@ -100,7 +148,7 @@ class Catalogs:
 
         async def read(on: AsyncConnection) -> Guard:
             overview = await catalog.overview(on)
-            tables = await catalog.describe(on, [each.address for each in overview.relations])
+            tables = await catalog.outlines(on, overview)
             routines = [Routine(name, text, tuple(signs.split())) for name, text, signs in await catalog.routines(on)]
             known = Catalog.of(overview, tables, parents=await catalog.parents(on), routines=routines)
             return Guard.of(registration.policy, known)

@@ -4,7 +4,9 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -12,6 +14,10 @@ from manydb import __version__
 from manydb.errors import ManydbError, SettingsError
 
 if TYPE_CHECKING:  # at run time the help and the version come without them
+    from fastmcp import FastMCP
+
+    from manydb import reception
+    from manydb.admission import AdmissionPolicy
     from manydb.settings import Settings
 
 T = TypeVar("T")
@@ -133,6 +139,7 @@ def _add_transport(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transport", choices=("stdio", "http"), default="stdio", help="default stdio")
     parser.add_argument("--host", help="where HTTP listens (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="its port (default 8000)")
+    parser.add_argument("--workers", type=_count, metavar="N", help="processes that serve HTTP (default 1)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="default warning")
 
 
@@ -146,7 +153,9 @@ def _settings(chosen: argparse.Namespace) -> "Settings":
 
         load_dotenv(chosen.env_file, override=False)
     overrides = {
-        key: value for key in ("host", "port", "log_level") if (value := getattr(chosen, key, None)) is not None
+        key: value
+        for key in ("host", "port", "workers", "log_level")
+        if (value := getattr(chosen, key, None)) is not None
     }
     pairs = _pairs("--connection", "NAME=URL", chosen.connection)
     return Settings.load(chosen.config, connections=pairs, overrides=overrides)
@@ -169,38 +178,87 @@ def _serve(chosen: argparse.Namespace) -> int:
 
 
 def _serve_settings(settings: "Settings", transport: str) -> int:
-    import logging  # noqa: PLC0415
-
+    from manydb import logs  # noqa: PLC0415
     from manydb.admission import AdmissionPolicy  # noqa: PLC0415
     from manydb.connections import Connections  # noqa: PLC0415
 
     local = transport == "stdio"
     # A contradiction ends the start here, before anything is opened.
     Connections.configured(settings)
-    AdmissionPolicy.configured(settings, local=local)
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # FastMCP takes a second to import: not before settings are right.
-    from manydb.server import build_server  # noqa: PLC0415
-    from manydb.transports import serve_http, serve_stdio  # noqa: PLC0415
+    policy = AdmissionPolicy.configured(settings, local=local)
+    if local and settings.workers > 1:
+        raise SettingsError(
+            f"{settings.place('workers')}: over stdio one process serves its one client; workers are for HTTP"
+        )
+    logs.to_stderr(settings)
+    if settings.workers > 1:
+        from manydb import workers  # noqa: PLC0415
 
-    server = build_server(settings, local=local)
-    gc.freeze()  # what was imported stays: no later collection looks through it
+        _run(workers.serve(settings))
+        return 0
     if transport == "http":
-        _run(serve_http(server, settings))
+        from manydb.transports import serve_http  # noqa: PLC0415
+
+        _run(serve_http(_server(settings, local=local), settings))
         return 0
     if sys.stdin is not None and sys.stdin.isatty():
         print("manydb: speaking MCP on standard input and output, as a client expects; Ctrl-C ends it", file=sys.stderr)
-    _run(serve_stdio(server))
+    _serve_stdio(settings, policy)
     return 0
 
 
+def _serve_stdio(settings: "Settings", policy: "AdmissionPolicy | None") -> None:
+    if sys.platform == "win32":
+        # Its event loops cannot wait for its standard handles.
+        _run(_server(settings, local=True).run_stdio_async(show_banner=False))
+    elif sys.stdin is not None and sys.stdout is not None:  # None where they were closed: there is no client then
+        from manydb import reception  # noqa: PLC0415
+        from manydb.manifest import Manifest  # noqa: PLC0415
+
+        def load() -> "reception.Serve":
+            from manydb.transports import serve_client  # noqa: PLC0415 - as FastMCP in _server
+
+            return partial(serve_client, _server(settings, local=True))
+
+        _in_loop(reception.serve(Manifest.stored(settings, policy), load))
+
+
+def _server(settings: "Settings", *, local: bool) -> "FastMCP[Any]":
+    # FastMCP takes most of a start to import: not before settings are right, nor, over stdio, the client was answered.
+    from manydb.server import build_server  # noqa: PLC0415
+
+    server = build_server(settings, local=local)
+    gc.freeze()  # what was imported stays: no later collection looks through it
+    gc.enable()
+    return server
+
+
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    gc.enable()
+    return _in_loop(work)
+
+
+def _in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Do *work* in uvloop's event loop, where that is installed (`manydb[fast]`), else in asyncio's."""
     import asyncio  # noqa: PLC0415
 
-    gc.enable()
-    return asyncio.run(work)
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    # uvloop aborts the process where a standard file is closed.
+    if find_spec("uvloop") and all(map(_is_open, range(3))):
+        import uvloop  # noqa: PLC0415
+
+        factory = uvloop.new_event_loop
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(work)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _query(chosen: argparse.Namespace) -> int:
@@ -228,5 +286,5 @@ def _demo(chosen: argparse.Namespace) -> int:
         return _run(demo.tour(url, chosen.scale))
     with demo.shop_url(url) as shop:
         _run(demo.build(shop, chosen.scale))
-        settings = demo.settings(shop, {key: getattr(chosen, key) for key in ("host", "port", "log_level")})
+        settings = demo.settings(shop, {key: getattr(chosen, key) for key in ("host", "port", "workers", "log_level")})
         return _serve_settings(settings, chosen.transport)

@@ -127,7 +127,7 @@ class Connections:
         if name in self._by_name or self._registered.find(caller, _key(caller, name)):
             raise BadParameter(f"there is a connection named {name!r} already; take another name, or remove it first")
         self._registered.require_room(caller)
-        own = name if caller.is_known else f"{name[:40]}-{secrets.token_urlsafe(12)}"
+        own = name if caller.is_known else f"{name[:40]}-{self._settings.mark}{secrets.token_urlsafe(12)}"
         return self.candidate(caller, own, admission, access, description)
 
     def candidate(

@@ -7,17 +7,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 from weakref import WeakKeyDictionary
 
 import anyio
-from sqlalchemy import URL, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
 from manydb.admission import Admission
 from manydb.dialects import Dialect
+from manydb.dialects.execution import driver
 from manydb.errors import ManydbError, PoolBusy
 from manydb.settings import Access, Settings
 
@@ -50,6 +51,14 @@ class Target:
     url: URL = field(repr=False)
     admission: Admission | None = None
     spelling: str = ""
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Of the others: every call looks an engine up, and a URL writes itself out to be hashed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.dialect, self.url, self.admission, self.spelling)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def location(self) -> str:
@@ -109,6 +118,7 @@ class Lease:
     engine: AsyncEngine
     target: Target
     pings: Pings
+    access: Access
     side: Callable[[], AsyncEngine]
     """Makes an engine without a pool to the same database; whoever calls it disposes it."""
     health: Health | None = None
@@ -145,9 +155,15 @@ class Lease:
         try:
             yield connection
         finally:
-            # In a task of its own: the answer need not wait for it, and a cancelled caller must not leave the pool one
-            # connection short.
-            _start(self.returning, self._give_back(connection))
+            if self._is_clean(connection):
+                cast("Connection", connection.sync_connection).close()  # waits for nothing, so it needs no greenlet
+            else:
+                # In a task of its own: the answer need not wait for it, and a cancelled caller must not leave the pool
+                # one connection short.
+                _start(self.returning, self._give_back(connection))
+
+    def _is_clean(self, connection: AsyncConnection) -> bool:
+        return not (self.is_closed or connection.invalidated) and self.dialect.is_clean(driver(connection), self.access)
 
     async def _give_back(self, connection: AsyncConnection) -> None:
         if self.is_closed:
@@ -346,7 +362,7 @@ class EngineRegistry:
         if admission is not None:
             admission.guard(engine)
         now = self.clock()
-        entry = _Entry(Lease(engine, target, Pings(engine), side), pool, created=now, last_used=now)
+        entry = _Entry(Lease(engine, target, Pings(engine), access, side), pool, created=now, last_used=now)
         self._entries[key] = entry
         return entry
 

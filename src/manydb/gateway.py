@@ -41,6 +41,8 @@ from manydb.standings import Standings
 from manydb.transactions import Transaction
 
 T = TypeVar("T")
+Run = Callable[[Callable[[AsyncConnection], Awaitable[Any]], float], Awaitable[Any]]
+"""Does work within so many seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,10 +57,14 @@ _GUARD_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a statement runs. *run* does work there; the *transaction* goes on after it."""
+    """Where a statement runs. *run* does work there; *fetch* does work that is one `Dialect.fetch` and nothing else.
+
+    The *transaction* goes on after it.
+    """
 
     registration: Registration
-    run: Callable[[Callable[[AsyncConnection], Awaitable[Any]], float], Awaitable[Any]]
+    run: Run
+    fetch: Run
     transaction: Transaction | None = None
 
     @property
@@ -114,6 +120,7 @@ class Gateway:
                 per_owner=settings.max_transactions,
                 end=lambda held: held.transaction.close(),
                 in_use=lambda held: held.transaction.is_busy,
+                mark=settings.mark,
             )
         )
         self.results = self.holdings.add(Results(settings))
@@ -176,14 +183,17 @@ class Gateway:
         work: Callable[[AsyncConnection], Awaitable[T]],
         *,
         timeout: float,  # noqa: ASYNC109
+        alone: bool = False,
     ) -> T:
         """Do *work* in a read-only transaction on *registration*'s database; again where the connection was lost.
 
-        Raises ManydbError.
+        With *alone*, the work is a single `Dialect.fetch`. Raises ManydbError.
         """
         started = time.monotonic()
+        # Sent together with what opens the transaction, a statement may meet a connection that has died in its pool.
+        alone = alone and self.settings.read_retries > 0
         try:
-            return await self._read_once(registration, work, timeout)
+            return await self._read_once(registration, work, timeout, alone=alone)
         except Unreachable:
             if not self.settings.read_retries or time.monotonic() - started > timeout:
                 raise
@@ -194,13 +204,19 @@ class Gateway:
         registration: Registration,
         work: Callable[[AsyncConnection], Awaitable[T]],
         timeout: float,  # noqa: ASYNC109
+        *,
+        alone: bool = False,
     ) -> T:
         # Whatever the connection permits, reads run on an engine that cannot write: they never share connections.
         async with (
             self._heard(registration),
             self.engines.lease(registration.target, "read_only", registration.pool) as lease,
         ):
-            return await transactions.read(lease, work, timeout=timeout)
+            try:
+                return await transactions.read(lease, work, timeout=timeout, alone=alone)
+            except Unreachable:
+                lease.pings.distrust()
+                raise
 
     async def _read_again(
         self,
@@ -284,14 +300,22 @@ class Gateway:
         """Where a statement runs: in *caller*'s open transaction, or in one of its own on *connection*."""
         if transaction_id is None:
             registration = self.connections.get(caller, connection)
-            yield Place(registration, lambda work, timeout: self.read(registration, work, timeout=timeout))
+            yield Place(
+                registration,
+                lambda work, timeout: self.read(registration, work, timeout=timeout),
+                lambda work, timeout: self.read(registration, work, timeout=timeout, alone=True),
+            )
             return
         found = self.transactions.get(caller, transaction_id)
         transaction = found.transaction
         if connection is not None and found.registration.name != connection:
             raise BadParameter(f"the transaction is on {found.registration.name}; leave connection out, or name that")
+
+        def run(work: Callable[[AsyncConnection], Awaitable[T]], timeout: float) -> Awaitable[T]:
+            return transaction.run(work, timeout=timeout)
+
         try:
-            yield Place(found.registration, lambda work, timeout: transaction.run(work, timeout=timeout), transaction)
+            yield Place(found.registration, run, run, transaction)
         finally:
             self.transactions.touch(transaction_id)
             if transaction.ended:
@@ -309,19 +333,20 @@ class Gateway:
         async with self.on(caller, connection, transaction_id) as place:
             registration, transaction = place.registration, place.transaction
             if transaction is None:
-                yield Place(
-                    registration,
-                    lambda work, timeout: self.write(registration, work, timeout=timeout, commit=not tries),
-                )
+
+                def write(work: Callable[[AsyncConnection], Awaitable[T]], timeout: float) -> Awaitable[T]:
+                    return self.write(registration, work, timeout=timeout, commit=not tries)
+
+                yield Place(registration, write, write)
             elif transaction.read_only:
                 raise ReadOnly("the transaction was begun read-only; begin another to write")
             else:
                 undo: Literal["always", "failed"] = "always" if tries else "failed"
-                yield Place(
-                    registration,
-                    lambda work, timeout: transaction.run(work, timeout=timeout, undo=undo),
-                    transaction,
-                )
+
+                def run(work: Callable[[AsyncConnection], Awaitable[T]], timeout: float) -> Awaitable[T]:
+                    return transaction.run(work, timeout=timeout, undo=undo)
+
+                yield Place(registration, run, run, transaction)
 
     @contextmanager
     def recorded(self, caller: Caller, registration: Registration, sql: str) -> Generator["Record"]:

@@ -44,6 +44,8 @@ class Handles(Generic[T]):
     total: int = 100_000
     in_use: Callable[[T], bool] = lambda _: False
     """Whether a thing works at this moment: then it is not idle, however long that takes."""
+    mark: str = ""
+    """What ids begin with, behind the prefix: Settings.mark."""
     clock: Callable[[], float] = time.monotonic
     _held: OrderedDict[str, _Held[T]] = field(default_factory=OrderedDict)
     _gone: OrderedDict[str, tuple[Caller, str]] = field(default_factory=OrderedDict)
@@ -65,7 +67,7 @@ class Handles(Generic[T]):
         """Hold *thing*; its id, *handle* or a new one. Raises TooMany."""
         self.require_room(owner)
         now = self.clock()
-        handle = handle or f"{self.prefix}_{secrets.token_urlsafe(12)}"
+        handle = handle or f"{self.prefix}_{self.mark}{secrets.token_urlsafe(12)}"
         self._held[handle] = _Held(owner, thing, now, now)
         return handle
 

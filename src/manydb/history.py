@@ -13,11 +13,12 @@ _MAX_CHARACTERS = 2_000
 _MAX_CALLERS = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One statement: when it began, its milliseconds, its rows or those it affected, "ok" or an error's code."""
 
-    at: datetime
+    at: float
+    """Seconds since 1970."""
     connection: str
     sql: str
     elapsed_ms: int
@@ -27,7 +28,7 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         entry = {
-            "at": self.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "at": datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "connection": self.connection,
             "sql": self.sql,
             "elapsed_ms": self.elapsed_ms,
@@ -67,9 +68,11 @@ class History:
         """Remember a statement that just ended; of nobody known, nothing is."""
         if not caller.is_known:
             return
-        at = datetime.fromtimestamp(time.time() - elapsed_ms / 1000, UTC)
+        at = time.time() - elapsed_ms / 1000
         text = sql if len(sql) <= _MAX_CHARACTERS else f"{sql[:_MAX_CHARACTERS]}…"
-        past = self._pasts.setdefault(caller, _Past(deque(maxlen=self.size), 0))
+        past = self._pasts.get(caller)
+        if past is None:
+            past = self._pasts[caller] = _Past(deque(maxlen=self.size), 0)
         past.entries.append(Entry(at, connection, text, elapsed_ms, outcome, rows, affected))
         past.last_used = self.clock()
         self._pasts.move_to_end(caller)

@@ -106,6 +106,7 @@ class Jobs:
             per_owner=self._settings.max_jobs,
             total=_MOST_JOBS,
             end=self._stop,
+            mark=self._settings.mark,
         )
         self._waiting: OrderedDict[Caller, deque[Job]] = OrderedDict()
         self._running: set[Job] = set()

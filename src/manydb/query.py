@@ -40,6 +40,8 @@ class QueryResult:
     affected: int | None = None
     generated: int | None = None
     """Rows that a write affected; the key that the database made for the one row that was inserted."""
+    widest: int | None = None
+    """Characters of the longest cell, or more; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ async def run(
         found.size,
         affected=found.affected,
         generated=found.generated,
+        widest=found.widest,
     )
 
 
@@ -137,7 +140,9 @@ def page(
     """
     if offset > len(result.rows):
         raise BadParameter(f"offset {offset} is past the end: {len(result.rows)} rows are kept")
-    rows, clipped = _clip(result.rows[offset : offset + row_cap], result.columns, cell_chars)
+    rows, clipped = result.rows[offset : offset + row_cap], list[Clipped]()
+    if result.widest is None or result.widest > cell_chars:
+        rows, clipped = _clip(rows, result.columns, cell_chars)
     encoded = orjson.dumps(rows)
     truncated: Truncated | None = None
     if len(encoded) + row_extra * len(rows) > byte_budget:

@@ -176,7 +176,7 @@ async def query(
             on, registration.dialect, registration.name, statement, params, limit=limit, goes_on=place.goes_on
         )
 
-    result = await taught(gateway, place, statement, params, work, timeout)
+    result = await taught(gateway, place, statement, params, work, timeout, alone=True)
     return _concealed(result, verdict) if verdict.masked else result
 
 
@@ -215,11 +215,13 @@ async def taught(
     params: Any,
     work: Callable[[AsyncConnection], Awaitable[T]],
     timeout: float,  # noqa: ASYNC109
+    *,
+    alone: bool = False,
 ) -> T:
-    """Do *work* at *place*, with errors that know the schema and no bound value."""
+    """Do *work*, which is a `Dialect.fetch` *alone* or more, at *place*; errors know the schema and no bound value."""
     asked = gateway.catalogs.clock()
     try:
-        answer: T = await place.run(work, timeout)
+        answer: T = await (place.fetch if alone else place.run)(work, timeout)
     except ManydbError as exc:
         if exc.__cause__ is not None:  # what the database says may quote values; what we say never does
             exc.message = redaction.without_values(exc.message, params)

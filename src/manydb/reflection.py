@@ -6,33 +6,25 @@ Names are written as SQL needs them, with *quote* as in `names`.
 import base64
 import binascii
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from manydb import errors
 from manydb.dialects.schema import (
     KINDS,
     Column,
-    ColumnEntry,
     ForeignKey,
     Index,
-    IndexEntry,
     Overview,
     Relation,
-    Snapshot,
     Table,
     TableName,
 )
 from manydb.names import Quote, spelled, suggest_columns
+from manydb.search import Pattern, commented, shortened
 
 Detail = Literal["names", "summary"]
-Subject = Literal["tables", "columns", "indexes"]
-SUBJECTS: tuple[Subject, ...] = ("tables", "columns", "indexes")
 
-_LONGEST_COMMENT = 120
-"""Characters of a comment in a list; a described table shows all of it."""
 _MOST_REFERENCES = 40
 """References to one table that its description spells out."""
 _GROUPS = {
@@ -44,54 +36,6 @@ _GROUPS = {
     "view": "views",
     "materialized_view": "materialized_views",
 }
-
-
-# -- patterns ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    """What a caller searches for, without regard to case: `%` or `*` stand for anything, else every word must occur."""
-
-    words: tuple[str, ...]
-    whole: re.Pattern[str] | None
-
-    @classmethod
-    def of(cls, text: str) -> "_Pattern":
-        folded = text.strip().casefold()
-        if not re.search(r"[%*]", folded):
-            return cls(tuple(folded.split()), None)
-        expression = ".*".join(re.escape(piece) for piece in re.split(r"[%*]+", folded))
-        return cls((), re.compile(expression, re.DOTALL))
-
-    def rank(self, name: str, comment: str, context: str = "") -> int | None:
-        """How well it fits, 0 best; None where it does not. *context* may hold some of the words, never all."""
-        name, comment = name.casefold(), comment.casefold()
-        if self.whole is not None:
-            return 0 if self.whole.fullmatch(name) else 4 if comment and self.whole.fullmatch(comment) else None
-        own = [word in name or word in comment for word in self.words]
-        around = context.casefold()
-        if not all(own) and not (
-            any(own) and all(word in around or hit for word, hit in zip(self.words, own, strict=True))
-        ):
-            return None
-        phrase = " ".join(self.words)
-        if name == phrase:
-            return 0
-        return (
-            1
-            if name.startswith(phrase)
-            else 2
-            if phrase in name
-            else 3
-            if any(word in name for word in self.words)
-            else 4
-        )
-
-
-def _shortened(comment: str) -> str:
-    line = " ".join(comment.split())
-    return line if len(line) <= _LONGEST_COMMENT else line[: _LONGEST_COMMENT - 1] + "…"
 
 
 # -- list_tables -------------------------------------------------------------------------------------------------------
@@ -129,15 +73,14 @@ def list_tables(
 def _listed(overview: Overview, schema: str | None, pattern: str | None, kind: str | None) -> list[Relation]:
     wanted = _schema(overview, schema) if schema else None
     kinds = _kinds(kind) if kind else frozenset(KINDS)
-    fits = _Pattern.of(pattern) if pattern else None
-    found = [
+    fits = Pattern.of(pattern) if pattern else None
+    return [
         relation
-        for relation in overview.relations
-        if wanted in {None, relation.schema}
+        for relation, name, comment in overview.folded
+        if wanted in (None, relation.schema)
         and relation.kind in kinds
-        and (fits is None or fits.rank(relation.name, relation.comment) is not None)
+        and (fits is None or fits.rank(name, comment) is not None)
     ]
-    return sorted(found, key=lambda relation: _place(relation.address, overview))
 
 
 def _schema(overview: Overview, schema: str) -> str:
@@ -161,10 +104,6 @@ def _kinds(kind: str) -> frozenset[str]:
     return kinds
 
 
-def _place(address: TableName, overview: Overview) -> tuple[bool, str, str]:
-    return address.schema != overview.default_schema, address.schema, address.name
-
-
 def _cursor(address: TableName) -> str:
     return base64.urlsafe_b64encode(json.dumps(address, ensure_ascii=False).encode()).decode().rstrip("=")
 
@@ -173,10 +112,10 @@ def _position(found: Sequence[Relation], overview: Overview, cursor: str) -> int
     """The index after the cursor's relation, which may have been dropped since."""
     try:
         schema, name = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        last = _place(TableName(str(schema), str(name)), overview)
+        last = overview.place(TableName(str(schema), str(name)))
     except (binascii.Error, ValueError, TypeError) as exc:
         raise errors.BadParameter("cursor is not one that a reply gave as 'next'") from exc
-    return sum(_place(relation.address, overview) <= last for relation in found)
+    return sum(overview.place(relation.address) <= last for relation in found)
 
 
 def _names(page: Iterable[Relation], quote: Quote) -> dict[str, Any]:
@@ -200,71 +139,9 @@ def _summary_line(relation: Relation, overview: Overview, quote: Quote) -> str:
         relation.kind.replace("_", " ") if relation.kind != "table" else "",
         f"~{relation.rows} rows" if relation.rows is not None else "",
         f"{relation.columns} columns" if relation.columns is not None else "",
-        _shortened(relation.comment),
+        shortened(relation.comment),
     )
     return " | ".join(fact for fact in facts if fact)
-
-
-# -- search_schema -----------------------------------------------------------------------------------------------------
-
-
-def search(
-    snapshot: Snapshot, pattern: str, quote: Quote, *, kinds: Sequence[Subject] = SUBJECTS, limit: int = 50
-) -> dict[str, Any]:
-    """Tables, views, columns and indexes whose name or comment fits, one line each, the best *limit* of them.
-
-    Several words must all occur; for a column, some of them may be in its table's name. *total* counts all that fit.
-    """
-    if not pattern.strip():
-        raise errors.BadParameter("pattern is empty; list_tables lists everything")
-    fits = _Pattern.of(pattern)
-    hits = sorted(_hits(snapshot, fits, kinds), key=lambda hit: (hit[0], SUBJECTS.index(hit[1]), hit[2]))
-    reply: dict[str, Any] = {}
-    for _, subject, _, entry in hits[:limit]:
-        reply.setdefault(subject, []).append(_search_line(entry, snapshot.overview, quote))
-    reply["total"] = len(hits)
-    if len(hits) > limit:
-        reply["hint"] = f"the best {limit} of {len(hits)}; use a narrower pattern or a higher limit"
-    return reply
-
-
-_Entry = Relation | ColumnEntry | IndexEntry
-_Hit = tuple[int, Subject, tuple[bool, str, str], _Entry]
-
-
-def _hits(snapshot: Snapshot, fits: _Pattern, kinds: Sequence[Subject]) -> Iterator[_Hit]:
-    overview = snapshot.overview
-    relations: Iterable[Relation] = overview.relations if "tables" in kinds else ()
-    columns: Iterable[ColumnEntry] = snapshot.columns if "columns" in kinds else ()
-    indexes: Iterable[IndexEntry] = snapshot.indexes if "indexes" in kinds else ()
-    for relation in relations:
-        if (rank := fits.rank(relation.name, relation.comment)) is not None:
-            yield rank, "tables", _place(relation.address, overview), relation
-    for column in columns:
-        if (rank := fits.rank(column.name, column.comment, column.table)) is not None:
-            yield rank, "columns", _place(TableName(column.schema, column.table), overview), column
-    for index in indexes:
-        if (rank := fits.rank(index.name, "")) is not None:
-            yield rank, "indexes", _place(TableName(index.schema, index.table), overview), index
-
-
-def _search_line(entry: _Entry, overview: Overview, quote: Quote) -> str:
-    match entry:
-        case Relation():
-            line = spelled(overview, entry.address, quote)
-            line += f" ({entry.kind.replace('_', ' ')})" if entry.kind != "table" else ""
-            return _commented(line, _shortened(entry.comment))
-        case ColumnEntry():
-            table = spelled(overview, TableName(entry.schema, entry.table), quote)
-            return _commented(f"{table}.{quote(entry.name)} {entry.type}".rstrip(), _shortened(entry.comment))
-        case IndexEntry():
-            table = spelled(overview, TableName(entry.schema, entry.table), quote)
-            unique = "unique " if entry.unique else ""
-            return f"{unique}{quote(entry.name)} on {table} ({', '.join(entry.columns)})"
-
-
-def _commented(line: str, comment: str) -> str:
-    return f"{line} -- {comment}" if comment else line
 
 
 # -- get_table_schema --------------------------------------------------------------------------------------------------
@@ -306,7 +183,7 @@ def _column_line(column: Column, table: Table, overview: Overview, quote: Quote)
         f"in ({'|'.join(column.values)})" if column.values else "",
         *(_target(key, overview, quote) for key in table.foreign_keys if key.columns == (column.name,)),
     )
-    return _commented(" ".join(word for word in words if word), " ".join(column.comment.split()))
+    return commented(" ".join(word for word in words if word), " ".join(column.comment.split()))
 
 
 def _is_plain_unique(index: Index, column: str) -> bool:

@@ -38,7 +38,7 @@ class Results:
         """Keep *result*, of which *shown* rows were sent; None where it is larger than all that may be kept."""
         if size > self.settings.max_result_bytes:
             return None
-        result_id = f"r_{secrets.token_urlsafe(12)}"
+        result_id = f"r_{self.settings.mark}{secrets.token_urlsafe(12)}"
         self._kept[result_id] = _Kept(owner, result, shown, size, self.clock())
         self._bytes += size
         self._make_room(owner)

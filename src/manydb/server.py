@@ -16,6 +16,7 @@ from fastmcp.resources import FunctionResource
 from fastmcp.server.lifespan import lifespan
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
 from fastmcp.tools import FunctionTool, ToolResult
+from mcp.server.request_state import RequestStateSecurity
 from mcp_types import CallToolRequestParams
 
 from manydb import __version__
@@ -25,7 +26,7 @@ from manydb.errors import BadParameter, Internal, ManydbError, Unsupported
 from manydb.exports import Exports
 from manydb.gateway import Gateway
 from manydb.jobs import Jobs
-from manydb.policy import Policy
+from manydb.manifest import is_offered
 from manydb.registrations import Registrations
 from manydb.rows import Rows
 from manydb.settings import Settings
@@ -80,11 +81,12 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
         lifespan=open_gateway,
         mask_error_details=True,
         on_duplicate="error",
+        request_state_security=RequestStateSecurity(keys=[settings.key("request states")]),
     )
     server._FastMCP__state_store = _NoState()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
     parameters: dict[str, list[str]] = {}
     for tool in TOOLS:
-        if tool.group in settings.tools and _is_of_use(tool, settings, policy):
+        if is_offered(settings, policy, group=tool.group, access=tool.access, registers=tool.registers):
             offered = _offered(tool)
             parameters[tool.name] = list(offered.parameters["properties"])
             server.add_tool(offered)
@@ -100,16 +102,6 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
 
         server.add_extension(Tasks())
     return server
-
-
-def _is_of_use(tool: Tool, settings: Settings, policy: AdmissionPolicy | None) -> bool:
-    """Whether some connection offers what *tool* needs, or one that a caller may register does."""
-    if policy is None and tool.registers:
-        return False
-    levels = {given.access for given in settings.connections.values()}
-    if policy is not None:
-        levels.add(settings.registration_access)
-    return tool.access == "read_only" or any(Policy(level).offers(tool.access) for level in levels)
 
 
 def _offered(tool: Tool) -> FunctionTool:

@@ -1,13 +1,15 @@
 """Settings: command line over MANYDB_* variables over manydb.toml over defaults; checked before anything is opened."""
 
+import hmac
 import os
 import re
+import secrets
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -154,6 +156,7 @@ class Settings(BaseSettings):
         2, description="how often a read is tried again after its connection was lost"
     )
 
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="processes that the HTTP transport serves with")
     host: str = Field("127.0.0.1", description="where the HTTP transport listens")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="its port")
     path: str = Field("/mcp", description="its path")
@@ -222,6 +225,23 @@ class Settings(BaseSettings):
         return settings
 
     _layers: list["_Layer"] = []
+    _mark: str = ""
+    _secret: bytes = PrivateAttr(default_factory=lambda: secrets.token_bytes(32))
+
+    def marked(self, mark: str) -> Self:
+        """The same for one of several processes, whose handles begin with *mark*; they all have the same keys."""
+        settings = self.model_copy()
+        settings._mark = mark  # noqa: SLF001 - its own
+        return settings
+
+    @property
+    def mark(self) -> str:
+        """What handles begin with, so that the process that holds the thing is found again; empty where it is alone."""
+        return self._mark
+
+    def key(self, purpose: str) -> bytes:
+        """32 bytes that nobody guesses, for one *purpose*; the same in all processes of this server."""
+        return hmac.digest(self._secret, purpose.encode(), "sha256")
 
     def place(self, *keys: str) -> str:
         """Where *keys* were set, for an error message: ``manydb.toml: connections.sales.url``."""

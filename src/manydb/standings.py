@@ -19,7 +19,7 @@ _WAIT_SECONDS = 1.0
 _AGAIN_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """Of one connection; None is what nobody has asked yet."""
 
@@ -42,8 +42,11 @@ class Standings:
 
     def heard(self, registration: Registration, error: ManydbError | None = None) -> None:
         """Remember that the database answered, or what kept it from answering."""
-        known = self._known.get(registration, Standing())
-        self._known[registration] = replace(known, health=Health(self.clock(), error))
+        health = Health(self.clock(), error)
+        if known := self._known.get(registration):
+            known.health = health
+        else:
+            self._known[registration] = Standing(health)
 
     async def check(self, registration: Registration) -> Standing:
         """Ask the database now. Raises Unreachable, AuthFailed or TlsFailed."""

@@ -90,6 +90,7 @@ class Writes:
                 idle_ttl=self._settings.confirm_ttl,
                 per_owner=_MOST_CONFIRMATIONS,
                 end=_nothing,
+                mark=self._settings.mark,
             )
         )
 

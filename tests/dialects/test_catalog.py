@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from manydb import lineage
 from manydb.dialects.catalog import Catalog
-from manydb.dialects.mysql.catalog import MySQLCatalog, plain_type
+from manydb.dialects.mysql.catalog import MySQLCatalog
+from manydb.dialects.mysql.describing import plain_type
 from manydb.dialects.postgresql.catalog import PostgreSQLCatalog, plain_expression, short_type
 from manydb.dialects.schema import Column, ForeignKey, Index, Overview, Table, TableName
 from manydb.dialects.sqlite import creation
@@ -156,7 +160,13 @@ async def any_awkward(databases: Databases, backend: str) -> AsyncGenerator[Asyn
 async def described(conn: AsyncConnection, *names: str, schema: str = "") -> list[Table]:
     catalog = CATALOGS[conn.dialect.name]
     overview = await catalog.overview(conn)
-    return await catalog.describe(conn, [TableName(schema or str(overview.default_schema), name) for name in names])
+    home = schema or str(overview.default_schema)
+    return await in_full(catalog, conn, [TableName(home, name) for name in names])
+
+
+async def in_full(catalog: Catalog, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
+    references = await catalog.references(conn)
+    return [references.of(table) for table in await catalog.describe(conn, names)]
 
 
 def columns_of(table: Table) -> dict[str, Column]:
@@ -191,6 +201,42 @@ async def test_asking_for_no_table_reads_none(any_awkward: AsyncConnection) -> N
     assert await described(any_awkward) == []
 
 
+async def test_a_table_is_described_in_one_round_trip(any_awkward: AsyncConnection) -> None:
+    sent: list[str] = []
+
+    def note(*about: Any) -> None:
+        sent.append(about[2])
+
+    (table,) = await described(any_awkward, "customers")
+    event.listen(any_awkward.sync_connection, "before_cursor_execute", note)
+    try:
+        await CATALOGS[any_awkward.dialect.name].describe(any_awkward, [table.address])
+    finally:
+        event.remove(any_awkward.sync_connection, "before_cursor_execute", note)
+    assert len(sent) == 1
+
+
+async def test_outlines_tell_lineage_all_that_descriptions_do(any_awkward: AsyncConnection) -> None:
+    catalog = CATALOGS[any_awkward.dialect.name]
+    overview = await catalog.overview(any_awkward)
+    # A server may have databases of others, which come and go.
+    own = [each for each in overview.relations if each.schema in {overview.default_schema, "sales"}]
+    overview = Overview(tuple(own), overview.default_schema)
+    outlines = await catalog.outlines(any_awkward, overview)
+    described = await catalog.describe(any_awkward, list(overview.by_address))
+    known, told = (
+        lineage.Catalog.of(
+            overview, [each for each in tables if each.address in overview.by_address], parents={}, routines=()
+        )
+        for tables in (outlines, described)
+    )
+    assert known.columns == told.columns
+    assert known.definitions == told.definitions
+    assert known.generated == told.generated
+    assert known.generated
+    assert known.definitions
+
+
 async def test_reading_works_in_a_read_only_transaction(databases: Databases, backend: str) -> None:
     begin = {
         "postgresql": "SET TRANSACTION READ ONLY",
@@ -205,7 +251,7 @@ async def test_reading_works_in_a_read_only_transaction(databases: Databases, ba
 async def test_the_default_catalog_agrees_on_what_it_knows(any_awkward: AsyncConnection) -> None:
     names = ["customers", "Order Lines", "a.b", "big_orders", "Big Orders"]
     own = await described(any_awkward, *names)
-    default = await Catalog().describe(any_awkward, [table.address for table in own])
+    default = await in_full(Catalog(), any_awkward, [table.address for table in own])
     assert len(own) > 1
     for mine, table in zip(own, default, strict=True):
         assert (table.address, table.kind, table.primary_key) == (mine.address, mine.kind, mine.primary_key)

@@ -5,11 +5,12 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from manydb import statements
 from tests.conftest import Databases
-from tests.servers import BACKENDS
+from tests.servers import WAYS
 from tests.tools import MODES, Desk, serving
 
 _NUMBERS = ", ".join(f"({n}, 'label {n}')" for n in range(1, 451))
@@ -50,7 +51,7 @@ BLOBS = {"postgresql": r"'\x00ff10'", "mysql": "x'00ff10'", "sqlite": "x'00ff10'
 
 async def seed(url: str, backend: str) -> None:
     script = SCHEMA.format(numbers=_NUMBERS, blob=BLOBS[backend], **WORDS[backend])
-    await run(url, *(script.replace("%", "%%") if backend == "mysql" else script).split(";\n"))
+    await run(url, *script.split(";\n"))
 
 
 async def run(url: str, *script: str) -> None:
@@ -58,18 +59,24 @@ async def run(url: str, *script: str) -> None:
     engine = create_async_engine(url)
     async with engine.begin() as connection:
         for statement in script:
-            await connection.exec_driver_sql(statement)
+            is_filled_in = connection.dialect.paramstyle in {"format", "pyformat"}
+            await connection.exec_driver_sql(statement.replace("%", "%%") if is_filled_in else statement)
     await engine.dispose()
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="session", params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-async def url(databases: Databases, backend: str) -> AsyncGenerator[str]:
-    async with databases.temporary(backend) as url:
+def backend(way: str) -> str:
+    return way.partition("+")[0]
+
+
+@pytest.fixture(scope="session")
+async def url(databases: Databases, way: str, backend: str) -> AsyncGenerator[str]:
+    async with databases.temporary(way) as url:
         await seed(url, backend)
         yield url
 
@@ -389,11 +396,15 @@ async def test_a_search_finds_tables_columns_and_indexes(desk: Desk, quoted_orde
     quote = WORDS[backend]["q"]
     found = await desk.ask("search_schema", pattern="customer")
     assert "customers" in found["tables"]
-    assert any(line.startswith(f"{quoted_order}.customer_id ") for line in found["columns"])
+    assert any(
+        line.startswith("customer_id ") and quoted_order in tables.split(",")
+        for line, tables in found["columns"].items()
+    )
     found = await desk.ask("search_schema", pattern="orders_by_customer")  # a server may hold many customers
     assert f"orders_by_customer on {quoted_order} (customer_id)" in found["indexes"]
-    (group,) = [line for line in (await desk.ask("search_schema", pattern="group"))["columns"] if "Order" in line]
-    assert group.startswith(f"{quoted_order}.{quote}group{quote} varchar(20)")
+    found = (await desk.ask("search_schema", pattern="group"))["columns"]
+    (group,) = [line for line, tables in found.items() if quoted_order in tables.split(",")]
+    assert group.startswith(f"{quote}group{quote} varchar(20)")
 
 
 async def test_a_table_is_described_with_what_refers_to_it(desk: Desk, quoted_order: str) -> None:
@@ -430,10 +441,38 @@ async def test_a_table_made_after_the_schema_was_read_is_found_at_once(databases
             assert "latest" in (await desk.refusal("execute_query", sql="SELECT * FROM latst"))["suggestions"]
 
 
-async def test_every_connection_tells_what_it_is(desk: Desk, backend: str) -> None:
+async def test_a_description_is_believed_until_the_database_says_otherwise(databases: Databases, backend: str) -> None:
+    async with databases.temporary(backend) as url:
+        await seed(url, backend)
+        async with serving(url=url, schema_cache_ttl=3600) as desk:
+
+            async def columns() -> list[str]:
+                (table,) = (await desk.ask("get_table_schema", table="numbers"))["tables"]
+                return [line.split()[0] for line in table["columns"]]
+
+            before = await columns()
+            await run(url, "ALTER TABLE numbers ADD COLUMN later integer")
+            assert await columns() == before
+            await desk.refusal("execute_query", sql="SELECT latr FROM numbers")
+            assert await columns() == [*before, "later"]
+
+
+async def test_a_table_dropped_since_it_was_listed_is_unknown(databases: Databases, backend: str) -> None:
+    async with databases.temporary(backend) as url:
+        await seed(url, backend)
+        await run(url, "CREATE TABLE passing (n integer)")
+        async with serving(url=url, schema_cache_ttl=3600) as desk:
+            await desk.ask("list_tables")
+            await run(url, "DROP TABLE passing")
+            error = await desk.refusal("get_table_schema", table=["numbers", "passing"])
+            assert (error["code"], "passing" in error["message"]) == ("UNKNOWN_TABLE", True)
+
+
+async def test_every_connection_tells_what_it_is(desk: Desk, url: str) -> None:
     (connection,) = (await desk.ask("list_connections"))["connections"]
     product = connection.pop("backend")
     assert product.split()[0] in {"PostgreSQL", "MariaDB", "MySQL", "SQLite"}
     assert product.split()[1][0].isdigit()
     assert connection.pop("login") in {"superuser", "could write"}  # the tests make databases with it
-    assert connection == {"name": "db", "access": "read_only", "status": "ok"}
+    driver = make_url(url).get_driver_name()
+    assert connection == {"name": "db", "driver": driver, "access": "read_only", "status": "ok"}

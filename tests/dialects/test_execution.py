@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,15 +15,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from manydb.dialects import execution as other
 from manydb.dialects.mysql import execution as mysql
-from manydb.dialects.postgresql import execution as postgresql
+from manydb.dialects.postgresql import PostgreSQL
 from manydb.dialects.rows import Rows
 from manydb.dialects.sqlite import execution as sqlite
+from manydb.dialects.sqlite.opened import Opened
 from manydb.errors import BadParameter
 from tests.conftest import Databases
+from tests.servers import WAYS
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 LINES = [json.loads(line) for line in (CORPUS / "values.jsonl").read_text().splitlines()]
-MODULES: dict[str, ModuleType] = {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}
+postgresql = PostgreSQL()  # whose two drivers have modules of their own
+MODULES: dict[str, ModuleType | PostgreSQL] = {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}
+
+ARGUMENTS: dict[str, dict[str, Any]] = {"postgresql": {"statement_cache_size": 0}, "sqlite": {"factory": Opened}}
 
 
 @dataclass(frozen=True)
@@ -70,30 +75,32 @@ async def load(engine: AsyncEngine, name: str) -> None:
 
 @pytest.fixture(scope="session")
 async def opened(databases: Databases) -> AsyncGenerator[Callable[[str], Awaitable[Database]]]:
-    """A function from a database's name to it, loaded with the corpus tables."""
+    """A function from a way to a database to it, loaded with the corpus tables."""
     found: dict[str, Database] = {}
 
-    async def database(name: str) -> Database:
-        if name not in found:
-            options = {"connect_args": {"statement_cache_size": 0}} if name == "postgresql" else {}
-            engine = create_async_engine(await databases.create(name), isolation_level="AUTOCOMMIT", **options)
+    async def database(way: str) -> Database:
+        if way not in found:
+            name = way.partition("+")[0]
+            engine = create_async_engine(
+                await databases.create(way), isolation_level="AUTOCOMMIT", connect_args=ARGUMENTS.get(way, {})
+            )
             await load(engine, name)
-            found[name] = Database(name, engine, maria=getattr(engine.dialect, "is_mariadb", False))
-        return found[name]
+            found[way] = Database(name, engine, maria=getattr(engine.dialect, "is_mariadb", False))
+        return found[way]
 
     yield database
     for made in found.values():
         await made.engine.dispose()
 
 
-@pytest.fixture
-async def pg(opened: Callable[[str], Awaitable[Database]]) -> Database:
-    return await opened("postgresql")
+@pytest.fixture(params=[way for way in WAYS if way.startswith("postgresql")])
+async def pg(request: pytest.FixtureRequest, opened: Callable[[str], Awaitable[Database]]) -> Database:
+    return await opened(request.param)
 
 
-@pytest.fixture
-async def my(opened: Callable[[str], Awaitable[Database]]) -> Database:
-    return await opened("mysql")
+@pytest.fixture(params=[way for way in WAYS if way.startswith("mysql")])
+async def my(request: pytest.FixtureRequest, opened: Callable[[str], Awaitable[Database]]) -> Database:
+    return await opened(request.param)
 
 
 @pytest.fixture
@@ -101,7 +108,7 @@ async def lite(opened: Callable[[str], Awaitable[Database]]) -> Database:
     return await opened("sqlite")
 
 
-@pytest.fixture(params=[*MODULES])
+@pytest.fixture(params=WAYS)
 async def database(request: pytest.FixtureRequest, opened: Callable[[str], Awaitable[Database]]) -> Database:
     """Each database in turn."""
     return await opened(request.param)
@@ -110,11 +117,19 @@ async def database(request: pytest.FixtureRequest, opened: Callable[[str], Await
 # ---- every database -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", LINES, ids=[line["id"] for line in LINES])
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [
+        pytest.param(way, line, id=f"{way}-{line['id']}")
+        for way in WAYS
+        for line in LINES
+        if line["dialect"] == way.partition("+")[0]
+    ],
+)
 async def test_values_reach_json_in_their_canonical_form(
-    line: dict[str, Any], opened: Callable[[str], Awaitable[Database]]
+    way: str, line: dict[str, Any], opened: Callable[[str], Awaitable[Database]]
 ) -> None:
-    database = await opened(line["dialect"])
+    database = await opened(way)
     if line.get("engine") not in {None, "mariadb" if database.maria else "mysql8"}:
         pytest.skip(f"for {line['engine']} only")
     sql = line["sql"].replace("SELECT i6 FROM types1 WHERE id = 1", "SELECT CAST('2001:db8::1' AS INET6)")
@@ -533,11 +548,80 @@ async def test_literals_cannot_be_left(my: Database) -> None:
 
 
 async def test_a_result_that_the_server_does_not_stop_costs_the_connection(my: Database) -> None:
-    sql = "SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 LIMIT 4"
+    sql = f"WITH RECURSIVE n (i) AS ({COUNT} < 1000) SELECT a.i FROM n a, n b, n c LIMIT 100000000"
     async with asyncio.timeout(10), my.open() as connection:
         rows = await mysql.fetch(connection, sql, (), 2)
-        assert (rows.rows, rows.more, connection.invalidated) == ([(1,), (2,)], True, True)
+        assert (len(rows.rows), rows.more, connection.invalidated) == (2, True, True)
     assert await my.value("SELECT 5") == 5
+
+
+COUNT = "SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i"
+
+
+async def test_rows_that_come_in_many_packets_come_in_order(my: Database) -> None:
+    """More bytes than a buffer holds, more packets than a byte counts, cells whose lengths are written in each way."""
+    for width in (0, 250, 251, 70_000):
+        sql = f"WITH RECURSIVE n (i) AS ({COUNT} < 900) SELECT i, repeat('x', {width}), NULL FROM n ORDER BY i"
+        rows = await my.fetch(sql, limit=1_000)
+        assert (rows.rows, rows.more) == ([(n, "x" * width, None) for n in range(1, len(rows.rows) + 1)], rows.full)
+        assert len(rows.rows) == 900 or (rows.full and len(rows.rows) > 200)
+
+
+async def test_a_cell_that_fills_packets_of_its_own_arrives_whole(my: Database) -> None:
+    async with my.open() as connection:
+        packet = await mysql.fetch(connection, "SELECT @@max_allowed_packet", (), 1)
+        size = min(int(packet.rows[0][0]), 16_777_216) - 1
+        for length in (size, size - 3, size - 8):
+            rows = await mysql.fetch(connection, f"SELECT repeat('x', {length}), 7", (), 1)
+            assert (len(rows.rows[0][0]), rows.rows[0][1]) == (length, 7)
+
+
+async def test_an_error_among_the_rows_leaves_the_connection_as_it_was(my: Database) -> None:
+    failing = (
+        f"WITH RECURSIVE n (i) AS ({COUNT} < 500) SELECT i, IF(i < 400, 1, (SELECT 1 FROM n m WHERE m.i > n.i)) FROM n"
+    )
+    async with my.open() as connection:
+        for _ in range(2):
+            with pytest.raises(Exception, match="more than 1 row") as caught:
+                await mysql.fetch(connection, failing, (), 1_000)
+            assert caught.value.args[0] == 1242
+            assert (await mysql.fetch(connection, "SELECT 5", (), 1)).rows == [(5,)]
+        assert not connection.invalidated
+
+
+async def test_a_procedure_answers_with_its_first_result_and_leaves_nothing(my: Database) -> None:
+    async with my.open(read_only=False) as connection:
+        await send(connection, "DROP PROCEDURE IF EXISTS several")
+        await send(
+            connection,
+            "CREATE PROCEDURE several(n int) BEGIN SELECT n; WHILE n > 0 DO SELECT n, n; SET n = n - 1; END WHILE; END",
+        )
+        for count in (0, 2, 1_500):
+            assert (await mysql.fetch(connection, f"CALL several({count})", (), 5, to_end=True)).rows == [(count,)]
+            assert (await mysql.fetch(connection, "SELECT 5", (), 1)).rows == [(5,)]
+
+
+async def test_a_read_that_is_cut_off_costs_the_connection(my: Database) -> None:
+    async with my.open() as connection:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await mysql.fetch(connection, "SELECT SLEEP(20)", (), 1)
+        assert connection.invalidated
+
+
+async def test_a_slow_reader_makes_the_server_wait(my: Database) -> None:
+    """What was sent stays out of our memory until somebody asks for it."""
+    sql = f"WITH RECURSIVE n (i) AS ({COUNT} < 1000) SELECT repeat('x', 1000) FROM n a, n b LIMIT 100000"
+    async with my.open() as connection, aclosing(mysql.stream(connection, sql, ())) as slices:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        seen = 0
+        async for rows in slices:
+            seen += len(rows.rows)
+            for _ in range(100):  # time for the server, and for the loop to take what it sends
+                assert await my.value("SELECT 1") == 1
+            assert (raw._proto.length if hasattr(raw, "_proto") else len(raw._reader._buffer)) < 2_000_000
+            if seen > 1_000:
+                break
 
 
 # ---- SQLite ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import transactions
 from manydb.engines import Lease
@@ -18,6 +19,7 @@ from manydb.errors import ManydbError
 from manydb.settings import Access
 from tests.conftest import Databases
 from tests.observers import Observer, leased
+from tests.servers import WAYS
 
 ACCESSES: tuple[Access, ...] = get_args(Access)
 EXPLICIT = {"postgresql": "postgresql+psycopg", "mysql": "mysql+asyncmy"}
@@ -116,18 +118,18 @@ SEEDS = {
 }
 
 
-@pytest.fixture(scope="module", params=TRACES)
+@pytest.fixture(scope="module", params=WAYS)
 async def seeded(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
     async with databases.temporary(request.param) as url:
         observer = Observer.of(url)
-        for statement in SEEDS[request.param]:
+        for statement in SEEDS[observer.backend]:
             await observer.run(statement)
-        if request.param == "mysql":
+        if observer.backend == "mysql":
             await observer.run(f"CREATE ROLE '{observer.url.database}'")
         try:
             yield url
         finally:
-            if request.param == "mysql":
+            if observer.backend == "mysql":
                 await observer.run(f"DROP ROLE '{observer.url.database}'")
 
 
@@ -218,7 +220,7 @@ OWN_WRITES = {
 }
 
 
-@pytest.fixture(scope="module", params=TRACES)
+@pytest.fixture(scope="module", params=WAYS)
 async def holding(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
     """A database with one row in one table."""
     async with databases.temporary(request.param) as url:
@@ -274,6 +276,20 @@ async def test_the_drivers_named_explicitly_refuse_every_write_too(databases: Da
             for sql in writes(backend):
                 assert await attempt(lease, sql) is not None, f"passed: {sql}"
                 assert await contents(observer) == before, sql
+
+
+async def test_the_row_limit_of_a_read_is_not_that_of_what_comes_after(holding: str) -> None:
+    some = "SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3"
+    async with leased(holding) as lease:
+
+        async def limited(connection: AsyncConnection) -> list[Any]:
+            found = await lease.dialect.fetch(connection, some, (), 1, goes_on=True)
+            rest = await connection.exec_driver_sql(some)
+            return [len(found.rows), found.more, len(rest.all())]
+
+        assert await transactions.read(lease, limited, timeout=5) == [1, True, 3]
+        assert await attempt(lease, some) is None
+        assert len(await send(lease, some)) == 3
 
 
 async def test_a_plain_write_is_refused_as_read_only(holding: str) -> None:

@@ -2,8 +2,11 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from manydb.errors import AuthFailed, BadParameter, ManydbError, SettingsError, 
 from tests.conftest import Databases
 from tests.observers import leased, settings, wired
 
+POSTGRESQL_DEFAULT, POSTGRESQL_OTHER = ("psycopg", "asyncpg") if find_spec("psycopg") else ("asyncpg", "psycopg")
+MYSQL_DEFAULT = "asyncmy" if find_spec("asyncmy") else "aiomysql"
 SECRET = "S3cr3t/p@ss"
 QUOTED = "S3cr3t%2Fp%40ss"
 
@@ -56,14 +61,14 @@ def with_options(url: str, **options: str) -> str:
 @pytest.mark.parametrize(
     ("written", "driver"),
     [
-        ("postgres://h/d", "postgresql+asyncpg"),
-        ("postgresql://h/d", "postgresql+asyncpg"),
+        ("postgres://h/d", f"postgresql+{POSTGRESQL_DEFAULT}"),
+        ("postgresql://h/d", f"postgresql+{POSTGRESQL_DEFAULT}"),
         ("postgresql+asyncpg://h/d", "postgresql+asyncpg"),
         ("postgres+asyncpg://h/d", "postgresql+asyncpg"),
         ("postgresql+psycopg://h/d", "postgresql+psycopg"),
         ("postgresql+psycopg_async://h/d", "postgresql+psycopg"),
-        ("mysql://h/d", "mysql+aiomysql"),
-        ("mariadb://h/d", "mysql+aiomysql"),
+        ("mysql://h/d", f"mysql+{MYSQL_DEFAULT}"),
+        ("mariadb://h/d", f"mysql+{MYSQL_DEFAULT}"),
         ("mysql+aiomysql://h/d", "mysql+aiomysql"),
         ("mariadb+asyncmy://h/d", "mysql+asyncmy"),
         ("sqlite:///d.db", "sqlite+aiosqlite"),
@@ -72,6 +77,27 @@ def with_options(url: str, **options: str) -> str:
 )
 def test_every_scheme_gets_its_async_driver(written: str, driver: str) -> None:
     assert dialects.parse(written)[1].drivername == driver
+
+
+@pytest.mark.parametrize("hidden", ["psycopg", "psycopg_binary"])
+def test_without_the_fast_driver_of_postgresql_the_other_one_serves(hidden: str) -> None:
+    """In a process of its own, to which a part of psycopg is hidden."""
+    script = (
+        f"import sys; sys.modules['{hidden}'] = None; from manydb import dialects; "
+        "print(dialects.parse('postgresql://h/d')[1].drivername, dialects.parse('postgres://h/d')[1].drivername)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["postgresql+asyncpg", "postgresql+asyncpg"]
+
+
+def test_without_the_fast_driver_of_mysql_the_other_one_serves() -> None:
+    """In a process of its own, to which asyncmy is hidden."""
+    script = (
+        "import sys; sys.modules['asyncmy'] = None; from manydb import dialects; "
+        "print(dialects.parse('mysql://h/d')[1].drivername, dialects.parse('mysql+aiomysql://h/d')[1].drivername)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["mysql+aiomysql", "mysql+aiomysql"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +112,9 @@ def test_what_is_not_async_or_not_known_is_refused_with_the_list_of_what_works(w
     with pytest.raises(BadParameter) as caught:
         dialects.parse(written.format(secret=QUOTED))
     message = caught.value.message
-    assert all(name in message for name in ("postgresql+asyncpg", "mysql+aiomysql", "sqlite+aiosqlite"))
+    assert all(
+        name in message for name in (f"postgresql+{POSTGRESQL_DEFAULT}", f"mysql+{MYSQL_DEFAULT}", "sqlite+aiosqlite")
+    )
     assert SECRET not in message
     assert QUOTED not in message
 
@@ -105,7 +133,7 @@ def test_what_is_no_url_is_refused_without_being_repeated(written: str) -> None:
 @pytest.mark.parametrize(
     "same",
     [
-        ("postgres://u@DB.Example.com/d", "postgresql://u@db.example.com:5432/d", "postgresql+asyncpg://u@db.example.com/d"),
+        ("postgres://u@DB.Example.com/d", "postgresql://u@db.example.com:5432/d", f"postgresql+{POSTGRESQL_DEFAULT}://u@db.example.com/d"),
         ("mysql://u@H/d", "mariadb://u@h:3306/d", "mysql://u@h/d?charset=utf8mb4"),
         ("postgresql://h/d?sslmode=require&application_name=a", "postgresql://h/d?application_name=a&ssl=true"),
         ("mysql://h/d?ssl-mode=REQUIRED", "mysql://h/d?ssl_mode=required", "mysql://h/d?sslmode=require"),
@@ -127,7 +155,7 @@ def test_spellings_of_one_database_are_one(same: tuple[str, ...]) -> None:
         ("postgresql://u@h/d", "postgresql://v@h/d"),
         ("postgresql://u:a@h/d", "postgresql://u:b@h/d"),
         ("postgresql://h/d", "postgresql://h/D"),
-        ("postgresql://h/d", "postgresql+psycopg://h/d"),
+        ("postgresql://h/d", f"postgresql+{POSTGRESQL_OTHER}://h/d"),
         ("mysql://h/d", "mysql://h:3307/d"),
         ("postgresql://h/d?sslmode=require", "postgresql://h/d?sslmode=verify-full"),
     ],
@@ -186,8 +214,8 @@ def test_a_part_that_contradicts_the_url_is_a_start_up_error() -> None:
     [
         ("postgresql", True),
         ("postgres", True),
-        ("postgresql+asyncpg", True),
-        ("postgresql+psycopg", False),
+        (f"postgresql+{POSTGRESQL_DEFAULT}", True),
+        (f"postgresql+{POSTGRESQL_OTHER}", False),
         ("mysql", False),
         ("sql", False),
     ],
@@ -195,7 +223,7 @@ def test_a_part_that_contradicts_the_url_is_a_start_up_error() -> None:
 def test_a_driver_agrees_with_the_url_or_is_a_start_up_error(driver: str, agrees: bool) -> None:
     given = {"url": "postgres://h/d", "driver": driver}
     if agrees:
-        assert registered(**given).target.url.drivername == "postgresql+asyncpg"
+        assert registered(**given).target.url.drivername == f"postgresql+{POSTGRESQL_DEFAULT}"
     else:
         with pytest.raises(SettingsError, match=r"connections\.shop\.driver: disagrees with the url"):
             registered(**given)

@@ -136,7 +136,7 @@ async def test_ten_tables_are_the_most_a_call_describes(file_url: str, mode: str
 async def test_a_search_may_be_called_query(file_url: str, mode: str) -> None:
     async with serving(mode, url=file_url) as desk:
         (column,) = (await desk.ask("search_schema", query="story"))["columns"]
-        assert column.lower() == "stories.story text"
+        assert column.lower() == "story text"
 
 
 async def test_a_table_in_another_schema_is_suggested_with_it(databases: Databases) -> None:

@@ -29,7 +29,9 @@ from manydb.settings import Settings
 
 __all__ = ["Address", "Admission", "AdmissionPolicy", "Resolver", "working_directory"]
 
-_DRIVERS = frozenset(f"{dialect.name}+{dialect.default_driver}" for dialect in DIALECTS)
+_DRIVERS = frozenset(
+    f"{dialect.name}+{driver}" for dialect in DIALECTS for driver in (dialect.default_driver, *dialect.other_drivers)
+)
 
 
 @dataclass(frozen=True, slots=True)

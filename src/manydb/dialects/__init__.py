@@ -43,7 +43,9 @@ def parse(text: str) -> tuple[Dialect, URL]:
 
 
 def _require_async(url: URL) -> None:
-    if any(url.drivername == f"{dialect.name}+{dialect.default_driver}" for dialect in DIALECTS):
+    backend, _, driver = url.drivername.partition("+")
+    # Ours are dependencies: nothing is imported to ask.
+    if any(backend == each.name and driver in (each.default_driver, *each.other_drivers) for each in DIALECTS):
         return
     try:
         # Some dialects have an async half under one name: what is asked is what create_async_engine will use.

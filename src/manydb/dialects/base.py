@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -43,6 +43,9 @@ class Dialect:
     name: ClassVar[str] = "generic"
     title: ClassVar[str] = "SQL database"
     default_driver: ClassVar[str] = ""
+    """What a URL without one is given: the fastest that is installed of those that hold what manydb promises."""
+    other_drivers: ClassVar[Collection[str]] = ()
+    """What else holds it."""
     schemes: ClassVar[tuple[str, ...]] = ()
     """What a URL may begin with, besides ``name+driver``."""
     default_port: ClassVar[int | None] = None
@@ -122,9 +125,9 @@ class Dialect:
         """Attach what every connection of *engine* needs."""
         event.listen(engine.sync_engine, "connect", lambda dbapi, _: self.on_connect(dbapi, access))
 
-        def reset(dbapi: DBAPIConnection, record: ConnectionPoolEntry, state: PoolResetState) -> None:
-            if not state.terminate_only:
-                await_only(_limited(lambda: self.scrub(dbapi, record, access)))
+        def reset(dbapi: Any, record: ConnectionPoolEntry, state: PoolResetState) -> None:
+            if not state.terminate_only and not self.is_clean(dbapi.driver_connection, access):
+                await_only(_limited(self.scrub(dbapi.driver_connection, record, access)))
 
         event.listen(engine.sync_engine, "reset", reset)
         # SQLAlchemy offers no event for its ping, and no time limit.
@@ -133,9 +136,14 @@ class Dialect:
     def on_connect(self, dbapi: Any, access: Access) -> None:
         """Set up a new connection; runs inside SQLAlchemy's greenlet."""
 
-    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
+    def is_clean(self, raw: Any, access: Access) -> bool:  # noqa: ARG002 - for those who can tell without asking
+        """Whether the last user of *raw*, the driver's connection, left nothing to undo."""
+        return False
+
+    async def scrub(self, raw: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
         """Undo whatever the last user did to the connection; an exception makes the pool drop it."""
-        dbapi.rollback()
+        adapted: Any = record.dbapi_connection
+        await greenlet_spawn(adapted.rollback)
 
     # -- a call ------------------------------------------------------------------------------------------------------
 
@@ -146,10 +154,12 @@ class Dialect:
         read_only: bool,  # noqa: ARG002
         timeout: float,  # noqa: ARG002, ASYNC109
         isolation: Isolation | None = None,
+        alone: bool = False,  # noqa: ARG002 - for those who can save a trip
     ) -> None:
         """Open a transaction whose statements end by themselves after *timeout* seconds; *read_only*, it cannot write.
 
-        Raises Unsupported for an *isolation* that this database does not offer.
+        One `fetch` *alone* comes after it: what opens the transaction may be sent together with that. Raises
+        Unsupported for an *isolation* that this database does not offer.
         """
         if isolation is not None:
             raise errors.Unsupported(f"the isolation of {self.title}'s transactions cannot be chosen")
@@ -256,10 +266,10 @@ _UNREACHED: tuple[tuple[type[BaseException], type[errors.ManydbError], str], ...
 )
 
 
-async def _limited(work: Callable[[], T]) -> T:
-    """Do *work* inside SQLAlchemy's greenlet. Raises TimeoutError where the database stays silent."""
+async def _limited(work: Awaitable[T]) -> T:
+    """Await *work*. Raises TimeoutError where the database stays silent."""
     async with asyncio.timeout(_PING_SECONDS):
-        return await greenlet_spawn(work)
+        return await work
 
 
 def _bounded(ping: Callable[[DBAPIConnection], bool]) -> Callable[[DBAPIConnection], bool]:
@@ -267,7 +277,7 @@ def _bounded(ping: Callable[[DBAPIConnection], bool]) -> Callable[[DBAPIConnecti
 
     async def asked(dbapi: DBAPIConnection) -> bool:
         try:
-            return await _limited(lambda: ping(dbapi))
+            return await _limited(greenlet_spawn(ping, dbapi))
         except TimeoutError:
             return False
 

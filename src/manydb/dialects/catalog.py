@@ -20,6 +20,7 @@ from manydb.dialects.schema import (
     IndexEntry,
     Kind,
     Overview,
+    References,
     Relation,
     Table,
     TableName,
@@ -87,8 +88,22 @@ class Catalog:
         return frozenset()
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
-        """The tables called *names*, in that order; a name that does not exist (any more) is left out."""
+        """The tables called *names*, in that order; a name that does not exist (any more) is left out.
+
+        What they refer to, and what refers to them, is not told: `references` are those of all tables.
+        """
         return await conn.run_sync(_describe, names)
+
+    async def references(self, conn: AsyncConnection) -> References:
+        """Every foreign key. Few databases can tell who refers to one table without a look at all of them."""
+        return References(tuple(await conn.run_sync(lambda connection: _foreign_keys(inspect(connection)))))
+
+    async def outlines(self, conn: AsyncConnection, overview: Overview) -> Iterable[Table]:
+        """What lineage needs to know of all tables and views of *overview*, and maybe no more.
+
+        That is: names of columns, in order, what generated ones are made of, queries of views, notes of virtual tables.
+        """
+        return await self.describe(conn, list(overview.by_address))
 
 
 def _schemas(inspector: Inspector) -> Iterator[tuple[str, str | None]]:
@@ -170,17 +185,15 @@ def _type_text(inspector: Inspector, column_type: Any) -> str:
 
 def _describe(connection: Connection, names: Sequence[TableName]) -> list[Table]:
     inspector = inspect(connection)
-    keys = _foreign_keys(inspector) if names else []
     found = []
     for schema in dict.fromkeys(name.schema for name in names):
         kinds = dict(_relation_names(inspector, schema or None))
         asked = [name for name in names if name.schema == schema and name.name in kinds]
-        found += [_table(inspector, name, kinds[name.name], keys) for name in asked]
+        found += [_table(inspector, name, kinds[name.name]) for name in asked]
     return in_order(found, names)
 
 
-def _table(inspector: Inspector, address: TableName, kind: Kind, keys: Iterable[ForeignKey]) -> Table:
-    """One table in full, given all foreign *keys* of the database."""
+def _table(inspector: Inspector, address: TableName, kind: Kind) -> Table:
     schema, name = address.schema or None, address.name
     columns = tuple(_column(inspector, column) for column in inspector.get_columns(name, schema))
     if kind in {"view", "materialized_view"}:
@@ -194,8 +207,6 @@ def _table(inspector: Inspector, address: TableName, kind: Kind, keys: Iterable[
         primary_key=tuple(inspector.get_pk_constraint(name, schema)["constrained_columns"]),
         indexes=tuple(_all_indexes(inspector, address)),
         checks=_checks(inspector, address),
-        foreign_keys=tuple(key for key in keys if key.table == address),
-        referenced_by=tuple(key for key in keys if key.target == address),
     )
 
 

@@ -10,6 +10,9 @@ _FIRST_SLICE = 16
 """Rows asked for before anything is known of their size; later slices are up to eight times what was read."""
 _ROW_BYTES, _CELL_BYTES = 64, 32
 _SHORT = {type(None), bool, int, float}
+_TEXT = {type(None), str, bytes}
+_NARROW = 100
+"""Characters; numbers, moments and the like have no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Rows:
     size: int = 0
     affected: int | None = None
     generated: int | None = None
+    widest: int | None = None
+    """Characters of the longest cell, or more; None where nobody looked."""
 
 
 @dataclass(slots=True)
@@ -43,6 +48,8 @@ class Reading:
     long: Sequence[int]
     records: list[Sequence[Any]] = field(default_factory=list)
     size: int = 0
+    widest: int | None = _NARROW
+    """As of `Rows`."""
 
     @property
     def wants(self) -> int:
@@ -68,7 +75,22 @@ class Reading:
         if records:
             self.size += len(records) * (_ROW_BYTES + _CELL_BYTES * len(records[0]))
         for column in self.long:
-            self.size += sum(_weight(record[column]) for record in records)
+            self.weigh([record[column] for record in records])
+
+    def weigh(self, cells: Sequence[Any]) -> None:
+        """Count what *cells* hold. Those of columns that are not long need not be counted if all of them are narrow."""
+        kinds = set(map(type, cells))
+        if kinds <= _SHORT:
+            return
+        if kinds <= _TEXT:
+            lengths = list(map(len, filter(None, cells)))
+            self.size += sum(lengths)
+            # Bytes grow when they become text.
+            widest = None if bytes in kinds else max(lengths, default=0)
+            self.widest = None if widest is None or self.widest is None else max(self.widest, widest)
+        else:
+            self.size += sum(map(_weight, cells))
+            self.widest = None
 
     def kept(self, *, unread: bool) -> tuple[list[Sequence[Any]], bool, bool]:
         """The rows to return, whether there are more, and whether size is why; *unread*: the end was not seen."""

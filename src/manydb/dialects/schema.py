@@ -1,7 +1,7 @@
 """What a schema consists of, as read from any database: small frozen records, no behaviour beyond look-up."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
@@ -14,6 +14,10 @@ class TableName(NamedTuple):
 
     schema: str
     name: str
+
+
+Place = tuple[bool, str, str]
+"""Where a table stands in a list: the default schema first, then by schema and name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class Overview:
         for relation in self.relations:
             found.setdefault(relation.name.casefold(), []).append(relation)
         return found
+
+    @cached_property
+    def folded(self) -> list[tuple[Relation, str, str]]:
+        """Relations in the order of a list, with name and comment case-folded, for a search."""
+        listed = sorted(self.relations, key=lambda relation: self.place(relation.address))
+        return [(relation, relation.name.casefold(), relation.comment.casefold()) for relation in listed]
+
+    def place(self, address: TableName) -> Place:
+        return address.schema != self.default_schema, address.schema, address.name
 
     @cached_property
     def schemas(self) -> tuple[str, ...]:
@@ -131,9 +144,42 @@ class ForeignKey:
     on_update: str = ""
 
 
+@dataclass(frozen=True)
+class References:
+    """Every foreign key of a database, by the tables at its ends.
+
+    *repeated* are keys that partitions have from the table that they belong to: told of the partitions alone.
+    """
+
+    keys: tuple[ForeignKey, ...] = ()
+    repeated: tuple[ForeignKey, ...] = ()
+
+    @cached_property
+    def _by_table(self) -> dict[TableName, list[ForeignKey]]:
+        return _grouped((key.table, key) for key in (*self.keys, *self.repeated))
+
+    @cached_property
+    def _by_target(self) -> dict[TableName, list[ForeignKey]]:
+        return _grouped((key.target, key) for key in self.keys)
+
+    def of(self, table: "Table") -> "Table":
+        """*table* with its foreign keys and with what refers to it."""
+        keys, referrers = self._by_table.get(table.address, ()), self._by_target.get(table.address, ())
+        if not keys and not referrers:
+            return table
+        return replace(table, foreign_keys=tuple(keys), referenced_by=tuple(referrers))
+
+
+def _grouped(keys: Iterable[tuple[TableName, ForeignKey]]) -> dict[TableName, list[ForeignKey]]:
+    found: dict[TableName, list[ForeignKey]] = {}
+    for end, key in keys:
+        found.setdefault(end, []).append(key)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table or view in full.
+    """A table or view in full; *foreign_keys* and *referenced_by* come from the database's `References`.
 
     *indexes* leaves out the one of the primary key; *checks* are expressions; *definition* is a view's query;
     *notes* are short facts of this database (partitioning, a rare storage engine, exclusion constraints …).
@@ -157,13 +203,29 @@ class Table:
         return TableName(self.schema, self.name)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """All that a search looks through; cheap to keep, as it holds names and comments only."""
 
     overview: Overview
     columns: tuple[ColumnEntry, ...] = ()
     indexes: tuple[IndexEntry, ...] = ()
+
+    @cached_property
+    def folded_columns(self) -> dict[tuple[str, str], list[ColumnEntry]]:
+        """Columns under their case-folded name and comment: few differ, as most are made after each other's model."""
+        found: dict[tuple[str, str], list[ColumnEntry]] = {}
+        for entry in self.columns:
+            found.setdefault((entry.name.casefold(), entry.comment.casefold()), []).append(entry)
+        return found
+
+    @cached_property
+    def folded_indexes(self) -> list[tuple[IndexEntry, str]]:
+        return [(entry, entry.name.casefold()) for entry in self.indexes]
+
+    def is_made_of(self, other: "Snapshot") -> bool:
+        """Whether both are of the same readings."""
+        return self.overview is other.overview and self.columns is other.columns and self.indexes is other.indexes
 
 
 def in_order(tables: Iterable[Table], names: Iterable[TableName]) -> list[Table]:

@@ -64,6 +64,7 @@ class Exports:
             idle_ttl=self._settings.export_ttl,
             per_owner=self._settings.max_exports,
             end=_remove,
+            mark=self._settings.mark,
         )
         gateway.holdings.add(self)
 

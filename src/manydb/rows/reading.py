@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hmac
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +41,7 @@ class Rows:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._secret = secrets.token_bytes(32)
+        self._secret = gateway.settings.key("cursors")
 
     async def select(
         self,

@@ -58,9 +58,8 @@ class Statement:
 
     *sql* is exactly what is sent. *verb* is the word that does the work: DELETE in `WITH … DELETE`. *form* tells how a
     read is run; *explained* is the query inside an EXPLAIN. *tables* are (schema or None, name) in order of appearance,
-    best effort, for error messages. *functions* are all names that are called, or may be. *refusal* is None for a read;
-    *hazard* is why the statement may run with no access at all, or None. *sweeping* tells that rows are updated or
-    deleted without a condition.
+    best effort, for error messages. *functions* are all names that are called, or may be. *refusal* is None for a read.
+    *sweeping* tells that rows are updated or deleted without a condition.
     """
 
     sql: str
@@ -73,7 +72,6 @@ class Statement:
     placeholders: tuple[Placeholder, ...] = ()
     refusal: Refusal | None = None
     explained: str | None = None
-    hazard: Refusal | None = None
     sweeping: bool = False
 
 
@@ -94,8 +92,10 @@ def require_read(statement: Statement) -> None:
 
 def require_safe(statement: Statement) -> None:
     """Raise Forbidden (SqlSyntax for text that hides what it means) for what may run with no access at all."""
-    if statement.hazard:
-        raise statement.hazard.as_error()
+    source = Source.of(tokenize(statement.sql, statement.grammar.lexicon))
+    work = _work(source, statement.grammar)
+    if hazard := work.refusal or _hazard(work, source, statement.grammar):
+        raise hazard.as_error()
 
 
 def check_functions(statement: Statement, volatile: frozenset[str]) -> None:
@@ -175,7 +175,6 @@ def _parse(sql: str, grammar: Grammar) -> Statement:
         placeholders=find(source, grammar),
         refusal=work.refusal or _refusal(work, source, grammar, functions),
         explained=text[source.tokens[work.query].start :] if work.query is not None else None,
-        hazard=work.refusal or _hazard(work, source, grammar, functions),
         sweeping=work.kind == "write" and _is_sweeping(source),
     )
 
@@ -191,6 +190,8 @@ def _unfenced(sql: str) -> str:
 
 def _single(text: str, tokens: list[Token]) -> tuple[str, list[Token]]:
     """The text and tokens without the closing `;`. Raises MultipleStatements if a statement follows it."""
+    if ";" not in text:
+        return text, tokens
     ends = [index for index, token in enumerate(tokens) if token.text == ";"]
     backwards = range(len(tokens) - 1, -1, -1)
     last = next((index for index in backwards if tokens[index].kind != "comment" and tokens[index].text != ";"), -1)
@@ -333,8 +334,9 @@ def _refusal(work: _Work, source: Source, grammar: Grammar, functions: tuple[str
     return refusal or refuse_functions(source, grammar, functions) or refuse_wide_templates(source, grammar)
 
 
-def _hazard(work: _Work, source: Source, grammar: Grammar, functions: tuple[str, ...]) -> Refusal | None:
+def _hazard(work: _Work, source: Source, grammar: Grammar) -> Refusal | None:
     """What no access permits, in a statement that may write."""
+    functions = _functions(source, grammar)
     if work.verb == "VACUUM":
         return Refusal(Forbidden, "VACUUM runs in no transaction, and statements here do", "ANALYZE")
     if work.kind == "write" and work.verb not in WRITES:

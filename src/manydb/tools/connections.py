@@ -45,6 +45,7 @@ def _line(registration: Registration, standing: Standing) -> dict[str, Any]:
     line = {
         "name": registration.name,
         "backend": standing.version or registration.dialect.title,
+        "driver": registration.target.url.get_driver_name(),
         "access": registration.access,
         "login": powers and said(powers),
         "description": registration.description,

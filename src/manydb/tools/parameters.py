@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 import orjson
 from fastmcp import Context
 from fastmcp.tools import ToolResult
+from mcp_types import TextContent
 from pydantic import BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -122,4 +123,5 @@ def answer(found: Gateway, text: str | dict[str, Any]) -> ToolResult:
             structured = orjson.loads(content) if isinstance(text, str) else text
         except orjson.JSONDecodeError:
             structured = {"text": content}
-    return ToolResult(content=content, structured_content=structured)
+    # A block of ours: FastMCP would look for what else the text might be.
+    return ToolResult(content=[TextContent(type="text", text=content)], structured_content=structured)

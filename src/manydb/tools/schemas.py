@@ -6,7 +6,7 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
-from manydb import reflection
+from manydb import reflection, search
 from manydb.errors import BadParameter
 from manydb.tools.parameters import Connection, Limit, Nothing, Schema, Tables, answer, caller, gateway
 
@@ -56,9 +56,8 @@ async def search_schema(
     registration = found.connections.get(caller(ctx), connection)
 
     async def searched() -> dict[str, Any]:
-        return reflection.search(
-            await found.catalogs.snapshot(registration), pattern, registration.dialect.quote, limit=limit
-        )
+        snapshot = await found.catalogs.snapshot(registration)
+        return search.run(snapshot, pattern, registration.dialect.quote, limit=limit)
 
     hits = await found.catalogs.fresh_if_empty(registration, searched)
     return answer(found, {"connection": registration.name, **hits})
@@ -71,7 +70,7 @@ async def get_table_schema(ctx: Context, table: Tables, connection: Connection =
     names = [table] if isinstance(table, str) else table
     if not 1 <= len(names) <= _MAX_TABLES:
         raise BadParameter(f"name 1 to {_MAX_TABLES} tables a call; {len(names)} were named")
-    tables = await found.catalogs.describe(registration, names)
+    tables = await found.catalogs.described(registration, names)
     overview = await found.catalogs.overview(registration)
     replies = [reflection.table_reply(each, overview, registration.dialect.quote) for each in tables]
     return answer(found, {"connection": registration.name, "tables": replies})

@@ -34,13 +34,13 @@ _BEGIN_SECONDS = 2.5
 _STOP_SECONDS = 1.0
 
 
-async def read(lease: Lease, work: Work[T], *, timeout: float) -> T:  # noqa: ASYNC109
+async def read(lease: Lease, work: Work[T], *, timeout: float, alone: bool = False) -> T:  # noqa: ASYNC109
     """Do *work* on a connection inside a read-only transaction of at most *timeout* seconds, which is never committed.
 
-    Cancelling the caller, or taking longer than the time and its grace, stops the statement in the database and drops
-    the connection. Raises ManydbError.
+    With *alone*, the work is a single `Dialect.fetch`. Cancelling the caller, or taking longer than the time and its
+    grace, stops the statement in the database and drops the connection. Raises ManydbError.
     """
-    return await _once(lease, work, read_only=True, timeout=timeout)
+    return await _once(lease, work, read_only=True, timeout=timeout, alone=alone)
 
 
 async def write(lease: Lease, work: Work[T], *, timeout: float, commit: bool = True) -> T:  # noqa: ASYNC109
@@ -58,13 +58,14 @@ async def _once(
     read_only: bool,
     timeout: float,  # noqa: ASYNC109
     commit: bool = False,
+    alone: bool = False,
 ) -> T:
     async def once(call: Call) -> T:
         async with lease.connect() as connection, call.using(connection):
             try:
                 # A connection that was lent without being asked whether it lives may be dead, or silent.
                 async with asyncio.timeout(_BEGIN_SECONDS):
-                    await lease.dialect.begin(connection, read_only=read_only, timeout=timeout)
+                    await lease.dialect.begin(connection, read_only=read_only, timeout=timeout, alone=alone)
             except Exception as exc:
                 if call.is_stopped or not (
                     isinstance(exc, TimeoutError) or isinstance(lease.dialect.error(exc), Unreachable)
@@ -127,12 +128,19 @@ async def _ends_within(task: asyncio.Task[Any], seconds: float) -> bool:
     """
     loop = asyncio.get_running_loop()
     over = loop.create_future()
-    timer = loop.call_later(seconds, over.cancel, context=Context())
+
+    def end(_: object = None) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(end)
+    timer = loop.call_later(seconds, end, context=Context())
     try:
-        await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+        await over
         return task.done()
     finally:
         timer.cancel()
+        task.remove_done_callback(end)
 
 
 @dataclass(eq=False, slots=True)

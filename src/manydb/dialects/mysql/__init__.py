@@ -1,28 +1,27 @@
-"""MySQL and MariaDB, through aiomysql (and, named explicitly, asyncmy)."""
+"""MySQL and MariaDB, through asyncmy or aiomysql."""
 
 import asyncio
 import ssl
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
-from contextlib import aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from importlib.util import find_spec
+from typing import Any, cast
 
-from sqlalchemy import URL, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from manydb import errors
 from manydb.dialects import base, tls
-from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
-from manydb.dialects.mysql import catalog, execution, grammar, loading, powers
+from manydb.dialects.mysql import catalog, execution, grammar, loading, powers, wire
 from manydb.dialects.mysql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
 from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.settings import Access, Isolation
 
 _COM_SET_OPTION, _COM_RESET_CONNECTION = 0x1B, 0x1F
-_CLIENT_SSL = 0x800
+_CLIENT_SSL, _CLIENT_MULTI_STATEMENTS = 0x800, 0x10000
 _NO_SUCH_FUNCTION = 1305
 _STANDING = "mysql standing"  # key in a pool entry's info, which lives as long as the driver's connection
 _TIME_LIMIT = "mysql time limit"  # likewise: what the session was told
@@ -57,7 +56,9 @@ _ERRORS: dict[int, type[errors.ManydbError]] = {
 class MySQL(base.Dialect):
     name = "mysql"
     title = "MySQL"
-    default_driver = "aiomysql"
+    # Looked for, not imported: only a URL loads it.
+    default_driver = "asyncmy" if find_spec("asyncmy") else "aiomysql"
+    other_drivers = ("aiomysql",)
     schemes = ("mysql", "mariadb")
     default_port = 3306
     commits_ddl = True
@@ -123,17 +124,22 @@ class MySQL(base.Dialect):
 
         event.listen(engine.sync_engine, "connect", remember)
         event.listen(engine.sync_engine, "reset", compare)
+        # The limit that `execution` left is for the statements that it reads.
+        event.listen(engine.sync_engine, "before_cursor_execute", _lift_limit)
 
     def on_connect(self, dbapi: Any, access: Access) -> None:
-        # The drivers switch multi-statements on for everybody; with them "SELECT 1; DROP TABLE t" is one text.
+        # Drivers switch multi-statements on for everybody; with them "SELECT 1; DROP TABLE t" is one text.
         dbapi.run_async(lambda raw: _command(raw, _COM_SET_OPTION, _MULTI_STATEMENTS_OFF))
-        dbapi.run_async(lambda raw: _query(raw, _session(raw, access)))
+        dbapi.run_async(lambda raw: wire.rows(raw, _session(raw, access)))
 
-    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:
+    async def scrub(self, raw: Any, record: ConnectionPoolEntry, access: Access) -> None:
         # Rolls back; drops temporary tables, locks, user variables and session settings.
-        dbapi.run_async(lambda raw: _command(raw, _COM_RESET_CONNECTION, b""))
-        # Again what every transaction needs, and the time of the last one: most have the same.
-        dbapi.run_async(lambda raw: _query(raw, _session(raw, access, record.info.get(_TIME_LIMIT))))
+        await _command(raw, _COM_RESET_CONNECTION, b"")
+        # Again what every transaction needs, and the limits of the last one: most have the same.
+        limits = [record.info[_TIME_LIMIT]] if _TIME_LIMIT in record.info else []
+        if rows := record.info.get(execution.SELECT_LIMIT):
+            limits.append(f"{execution.SELECT_LIMIT} = {rows}")
+        await wire.rows(raw, _session(raw, access, limits))
 
     async def begin(
         self,
@@ -142,23 +148,21 @@ class MySQL(base.Dialect):
         read_only: bool,
         timeout: float,  # noqa: ASYNC109
         isolation: Isolation | None = None,
+        alone: bool = False,  # noqa: ARG002
     ) -> None:
         await self.limit(connection, timeout)
         if isolation is not None:
-            await connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()}")
-        await connection.exec_driver_sql("START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
+            await _do(connection, f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()}")
+        await _do(connection, "START TRANSACTION READ ONLY" if read_only else "START TRANSACTION")
 
     async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
         wanted = _time_limit(connection, timeout)
         if connection.info.get(_TIME_LIMIT) != wanted:
-            await connection.exec_driver_sql(f"SET SESSION {wanted}")
+            await _do(connection, f"SET SESSION {wanted}")
             connection.info[_TIME_LIMIT] = wanted
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
-        raw = driver(connection)
-        if _is_aiomysql(raw):
-            return await execution.fetch(connection, sql, args, limit, to_end=True)
-        return await super().execute(connection, sql, args, limit)
+        return await execution.fetch(connection, sql, args, limit, to_end=True)
 
     async def lasting(self, connection: AsyncConnection, names: Collection[str]) -> str:
         return await catalog.lasting(connection, names)
@@ -172,17 +176,10 @@ class MySQL(base.Dialect):
         *,
         goes_on: bool = False,
     ) -> Rows:
-        raw = driver(connection)
-        if _is_aiomysql(raw):
-            return await execution.fetch(connection, sql, args, limit, to_end=goes_on)
-        return await super().fetch(connection, sql, args, limit, goes_on=goes_on)
+        return await execution.fetch(connection, sql, args, limit, to_end=goes_on)
 
-    async def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
-        raw = driver(connection)
-        slices = (execution.stream if _is_aiomysql(raw) else super().stream)(connection, sql, args)
-        async with aclosing(slices):
-            async for each in slices:
-                yield each
+    def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+        return execution.stream(connection, sql, args)
 
     async def loader(self, connection: AsyncConnection, load: Load) -> Loader:  # noqa: ARG002
         return loading.Inserts.of(load, self.error)
@@ -214,8 +211,8 @@ class MySQL(base.Dialect):
     def error(self, exc: BaseException) -> errors.ManydbError:
         cause = base.original(exc)
         number = cause.args[0] if cause.args and isinstance(cause.args[0], int) else None
-        if number is None:
-            if type(cause).__name__ == "InterfaceError":  # all that aiomysql says of a connection that was closed
+        if not number:
+            if type(cause).__name__ == "InterfaceError":  # all that the drivers say of a connection that was closed
                 return errors.Unreachable("the connection to the database was lost")
             return super().error(exc)
         message = str(cause.args[1]) if len(cause.args) > 1 else type(cause).__name__
@@ -228,18 +225,27 @@ def _time_limit(connection: AsyncConnection, timeout: float) -> str:
     return f"max_execution_time = {max(1, round(timeout * 1000))}"
 
 
+async def _do(connection: AsyncConnection, sql: str) -> None:
+    """Run *sql*, which returns no rows, without what SQLAlchemy spends on a statement."""
+    checkout = cast("Connection", connection.sync_connection)
+    if not checkout.in_transaction():
+        # Sends nothing in AUTOCOMMIT. Without it, SQLAlchemy would replace a lost connection in mid-transaction.
+        checkout.begin()
+    await wire.run(connection, sql)
+
+
+def _lift_limit(connection: Connection, cursor: Any, *_: Any) -> None:
+    if connection.info.pop(execution.SELECT_LIMIT, None):
+        cursor.execute(f"SET SESSION {execution.SELECT_LIMIT} = DEFAULT")
+
+
 async def _command(raw: Any, command: int, payload: bytes) -> None:
     """Send a protocol command that answers OK or ERR; the drivers have no public way."""
     await raw._execute_command(command, payload)  # noqa: SLF001
     await (raw._read_packet() if hasattr(raw, "_read_packet") else raw.read_packet())  # noqa: SLF001
 
 
-async def _query(raw: Any, sql: str) -> None:
-    async with raw.cursor() as cursor:
-        await cursor.execute(sql)
-
-
-def _session(raw: Any, access: Access, time_limit: str | None = None) -> str:
+def _session(raw: Any, access: Access, limits: Sequence[str] = ()) -> str:
     """The statement that sets a session up: how text is read and values are written, and whether it may write at all.
 
     START TRANSACTION READ ONLY alone lets DDL commit it; the session's own mode does not.
@@ -251,25 +257,20 @@ def _session(raw: Any, access: Access, time_limit: str | None = None) -> str:
         f"lock_wait_timeout = {_LOCK_SECONDS}",
         f"innodb_lock_wait_timeout = {_LOCK_SECONDS}",
         f"{read_only} = {int(access == 'read_only')}",
-        *([time_limit] if time_limit else []),
+        *limits,
     ]
     return f"SET SESSION {', SESSION '.join(settings)}, NAMES utf8mb4"
 
 
 async def _standing(raw: Any) -> tuple[Any, ...]:
     """What resetting a connection does not take back: the database that USE chose, in MariaDB the role of SET ROLE."""
-    async with raw.cursor() as cursor:
-        try:
-            await cursor.execute("SELECT DATABASE(), CURRENT_ROLE()")
-        except Exception as exc:  # the driver's error class cannot be named here; its number can
-            if exc.args[:1] != (_NO_SUCH_FUNCTION,):
-                raise
-            await cursor.execute("SELECT DATABASE()")  # MySQL 5.7 has no roles
-        return tuple(await cursor.fetchone())
-
-
-def _is_aiomysql(raw: Any) -> bool:
-    return type(raw).__module__.startswith("aiomysql")
+    try:
+        (found,) = await wire.rows(raw, "SELECT DATABASE(), CURRENT_ROLE()")
+    except Exception as exc:  # the driver's error class cannot be named here; its number can
+        if exc.args[:1] != (_NO_SUCH_FUNCTION,):
+            raise
+        (found,) = await wire.rows(raw, "SELECT DATABASE()")  # MySQL 5.7 has no roles
+    return tuple(found)
 
 
 def _open_aiomysql(module: Any, *, must_encrypt: bool, seconds: float) -> Callable[..., Awaitable[Any]]:
@@ -280,6 +281,7 @@ def _open_aiomysql(module: Any, *, must_encrypt: bool, seconds: float) -> Callab
 
     async def connect(**arguments: Any) -> Any:
         raw = module.Connection(**arguments)
+        raw.client_flag &= ~_CLIENT_MULTI_STATEMENTS
         read_greeting = raw._get_server_information  # noqa: SLF001
 
         async def greeted() -> None:
@@ -302,14 +304,20 @@ def _open_aiomysql(module: Any, *, must_encrypt: bool, seconds: float) -> Callab
 def _open_asyncmy(module: Any, *, must_encrypt: bool, seconds: float) -> Callable[..., Awaitable[Any]]:
     """``connect`` of asyncmy, limited in time; it begins TLS whether the server has it or not."""
 
+    async def opened(arguments: dict[str, Any]) -> Any:
+        raw = module.connection.Connection(**arguments)
+        raw._client_flag &= ~_CLIENT_MULTI_STATEMENTS  # noqa: SLF001
+        await raw.connect()
+        return raw
+
     async def connect(**arguments: Any) -> Any:
         async with asyncio.timeout(seconds):
             try:
-                return await module.connect(**arguments)
+                return await opened(arguments)
             except module.errors.OperationalError as exc:
                 if must_encrypt or not any(isinstance(cause, ssl.SSLError) for cause in base.causes(exc)):
                     raise
-            return await module.connect(**(arguments | {"ssl": None}))
+            return await opened(arguments | {"ssl": None})
 
     return connect
 

@@ -1,55 +1,31 @@
-"""One statement on an aiomysql connection: at most *limit* rows, in the JSON form of docs/values.md.
+"""One statement on a connection of aiomysql or asyncmy: at most *limit* rows, in the JSON form of docs/values.md.
 
 The server's text is decoded here and not by the driver, whose converters lose zero dates, the width of BIT, and every
 row of a result in which one string is not valid.
 """
 
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import AsyncGenerator, Sequence
+from functools import lru_cache
+from typing import Any, Protocol
 
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import values
 from manydb.dialects.execution import driver
+from manydb.dialects.mysql import wire
+from manydb.dialects.mysql.wire import Answer, Convert, Field
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
 
-_SELECT_LIMIT = "sql_select_limit"
+SELECT_LIMIT = "sql_select_limit"
+"""The server's setting; and the key in a connection's info, which has what the session was told, if anything."""
 _NO_LIMIT = 2**64 - 1
 
 
-class _Field(Protocol):
-    """pymysql's FieldDescriptorPacket; *length* is in bytes."""
-
-    name: str
-    type_code: int
-    charsetnr: int
-    length: int
-    scale: int
-    flags: int
-
-
-class _Result(Protocol):
-    """aiomysql's MySQLResult."""
-
-    unbuffered_active: bool
-    affected_rows: int
-    insert_id: int
-    fields: Sequence[_Field]
-    converters: list[tuple[str | None, Callable[[bytes], Any] | None]]
-
-    async def _read_rowdata_packet_unbuffered(self) -> Sequence[Any] | None: ...
-
-
 class _Driver(Protocol):
-    """aiomysql.Connection."""
-
-    _result: _Result
-
-    async def query(self, sql: str, *, unbuffered: bool = False) -> int: ...
+    """aiomysql.Connection, asyncmy.connection.Connection."""
 
     def escape(self, obj: str) -> str: ...
 
@@ -70,85 +46,66 @@ async def fetch(
     With *to_end*, they are read and dropped.
     BadParameter: a value that cannot be bound, or a wrong number of them. Other errors are the driver's own.
     """
-    raw = cast("_Driver", driver(connection))
-    text = _with_literals(raw, sql, args) if args else sql
-    await _limit_selects(connection, raw, limit + 1)
-    await raw.query(text, unbuffered=True)
-    result = raw._result  # noqa: SLF001 - the driver's unbuffered cursor reads from the same object
-    if not result.unbuffered_active:
-        # The driver's number for a key is that of the first row of several.
-        key = result.insert_id if result.affected_rows == 1 else None
-        return Rows([], [], [], affected=result.affected_rows, generated=key or None)
-    result.converters = [(None, _converter(field)) for field in result.fields]
-    long = [index for index, field in enumerate(result.fields) if field.type_code in _LONG_CODES]
-    reading = Reading(limit, max_bytes, long)
-    dropped = await _read(result, reading)
-    kept, more, full = reading.kept(unread=result.unbuffered_active)
-    count = len(reading.records) + dropped
-    if to_end:
-        count += await _drop(result)
-    elif result.unbuffered_active:
-        await connection.invalidate()
-    columns, types = [field.name for field in result.fields], [type_name(field) for field in result.fields]
+    text = _with_literals(driver(connection), sql, args) if args else sql
+    await _limit_selects(connection, limit + 1)
+    async with wire.asked(connection, text) as answer:
+        if not answer.fields:
+            # The server's number for a key is that of the first row of several.
+            key = answer.key if answer.affected == 1 else None
+            return Rows([], [], [], affected=answer.affected, generated=key or None)
+        reading = Reading(limit, max_bytes, ())
+        dropped = await _read(answer, reading)
+        kept, more, full = reading.kept(unread=answer.is_open)
+        count = len(reading.records) + dropped
+        if to_end:
+            count += await answer.drop()
+    columns, types = _described(answer)
     # The protocol counts nothing for RETURNING, which gives a row for each that changed.
     return Rows(columns, types, kept, more=more, full=full, size=reading.size, affected=count if to_end else None)
 
 
 async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
     """As `fetch`, all rows, as they come from the server. Whoever stops early costs the connection."""
-    raw = cast("_Driver", driver(connection))
-    text = _with_literals(raw, sql, args) if args else sql
-    await _limit_selects(connection, raw, _NO_LIMIT)
-    await raw.query(text, unbuffered=True)
-    result = raw._result  # noqa: SLF001 - as in fetch
-    if not result.unbuffered_active:
-        yield Rows([], [], [])
-        return
-    result.converters = [(None, _converter(field)) for field in result.fields]
-    columns, types = [field.name for field in result.fields], [type_name(field) for field in result.fields]
-    pace = Pace([index for index, field in enumerate(result.fields) if field.type_code in _LONG_CODES])
-    try:
-        while result.unbuffered_active:
-            records = await _slice(result, pace.wants)
+    text = _with_literals(driver(connection), sql, args) if args else sql
+    await _limit_selects(connection, _NO_LIMIT)
+    async with wire.asked(connection, text) as answer:
+        if not answer.fields:
+            yield Rows([], [], [])
+            return
+        converters = _converters(answer)
+        columns, types = _described(answer)
+        pace = Pace([index for index, field in enumerate(answer.fields) if field.type_code in _LONG_CODES])
+        while answer.is_open:
+            records = await answer.rows(converters, pace.wants)
             pace.saw(records)
-            yield Rows(columns, types, records)
-    finally:
-        if result.unbuffered_active:
-            await connection.invalidate()
+            with answer.waiting():
+                yield Rows(columns, types, records)
 
 
-async def _slice(result: _Result, count: int) -> list[Sequence[Any]]:
-    read = result._read_rowdata_packet_unbuffered  # noqa: SLF001
-    records: list[Sequence[Any]] = []
-    while len(records) < count and (record := await read()) is not None:
-        records.append(record)
-    return records
-
-
-async def _drop(result: _Result) -> int:
-    """Read a result to its end; how many rows that were."""
-    count = 0
-    while result.unbuffered_active and await result._read_rowdata_packet_unbuffered() is not None:  # noqa: SLF001
-        count += 1
-    return count
-
-
-async def _limit_selects(connection: AsyncConnection, raw: _Driver, rows: int) -> None:
-    """Set the session's limit, unless this very check-out has: sessions are reset on their way back to the pool."""
-    checkout = cast("Connection", connection.sync_connection)
-    if checkout.get_execution_options().get(_SELECT_LIMIT) != rows:
-        await raw.query(f"SET SESSION {_SELECT_LIMIT} = {rows}")
-        checkout.execution_options(**{_SELECT_LIMIT: rows})
-
-
-async def _read(result: _Result, reading: Reading) -> int:
+async def _read(answer: Answer, reading: Reading) -> int:
     """The rows that *reading* wants, and the end of the result if it comes right after them; rows read in vain."""
-    read = result._read_rowdata_packet_unbuffered  # noqa: SLF001 - fetchmany would add two coroutines a row
-    while (record := await read()) is not None:
-        if not reading.wants:
-            return 1
-        reading.add((record,))
-    return 0
+    converters = _converters(answer)
+    while answer.is_open and (wanted := reading.wants):
+        before = answer.received
+        reading.add(await answer.rows(converters, wanted, max(0, reading.max_bytes - reading.size)))
+        reading.size += answer.received - before
+    return len(await answer.rows((), 1))
+
+
+async def _limit_selects(connection: AsyncConnection, rows: int) -> None:
+    """Set the session's limit, unless it is what the session was told last."""
+    told = connection.sync_connection.info  # type: ignore[union-attr]  # it is open
+    if told.get(SELECT_LIMIT) != rows:
+        await wire.run(connection, f"SET SESSION {SELECT_LIMIT} = {rows}")
+        told[SELECT_LIMIT] = rows
+
+
+def _described(answer: Answer) -> tuple[list[str], list[str]]:
+    return [field.name for field in answer.fields], [_reading(field)[0] for field in answer.fields]
+
+
+def _converters(answer: Answer) -> Sequence[Convert]:
+    return [_reading(field)[1] for field in answer.fields]
 
 
 # ---- server's text → JSON -------------------------------------------------------------------------------------------
@@ -182,7 +139,7 @@ _BINARY_CHARSET = 63
 _UNSIGNED, _ENUM, _SET = 32, 256, 2048
 
 # Type code of the protocol → name, function of the bytes that the text protocol carries (NULL does not reach it).
-_CONVERTERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
+_CONVERTERS: dict[int, tuple[str, Convert]] = {
     1: ("tinyint", int),
     2: ("smallint", int),
     3: ("int", int),
@@ -203,7 +160,12 @@ _CONVERTERS: dict[int, tuple[str, Callable[[bytes], Any]]] = {
 _NUMBERS = {1, 2, 3, 4, 5, 8, 9}
 
 
-def _converter(field: _Field) -> Callable[[bytes], Any]:
+@lru_cache(maxsize=1_000)
+def _reading(field: Field) -> tuple[str, Convert]:
+    return type_name(field), _converter(field)
+
+
+def _converter(field: Field) -> Convert:
     if field.type_code in _CONVERTERS:
         return _CONVERTERS[field.type_code][1]
     if field.type_code in _DECIMALS:
@@ -213,7 +175,7 @@ def _converter(field: _Field) -> Callable[[bytes], Any]:
     return values.data if field.charsetnr == _BINARY_CHARSET else values.text
 
 
-def type_name(field: _Field) -> str:
+def type_name(field: Field) -> str:
     """As SHOW COLUMNS writes it, as far as a result tells: "bigint unsigned", "decimal(12,2)", "bit(8)", "varchar"."""
     code = field.type_code
     unsigned = " unsigned" if field.flags & _UNSIGNED else ""

@@ -1,25 +1,29 @@
-"""PostgreSQL, through asyncpg (and, named explicitly, any other async driver that SQLAlchemy has for it)."""
+"""PostgreSQL, through psycopg or asyncpg (and, named explicitly, any other async driver of SQLAlchemy's)."""
 
 import getpass
-import os
 import re
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from importlib.util import find_spec
 from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.util import await_only
 
-from manydb import errors, values
+from manydb import errors
 from manydb.dialects import base, tls
 from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.postgresql import catalog, execution, grammar, loading, powers
 from manydb.dialects.postgresql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
+from manydb.dialects.postgresql.libpq import connecting
+from manydb.dialects.postgresql.libpq import execution as libpq
+from manydb.dialects.postgresql.libpq.pipeline import LostError
 from manydb.dialects.powers import Powers
-from manydb.dialects.rows import MAX_BYTES, Reading, Rows
+from manydb.dialects.rows import Rows
 from manydb.settings import Access, Isolation
 
 # By SQLSTATE, the longest prefix first; the names are PostgreSQL's, appendix A of its manual.
@@ -51,14 +55,24 @@ _SCRUB = (
 _OPTION = re.compile(r"(?:-c\s*|--)([A-Za-z_.-]+)=((?:\\.|\S)*)")
 _SOCKETS = ["/run/postgresql", "/var/run/postgresql", "/tmp", "localhost"]  # noqa: S108 - where servers put theirs
 _LOCK_MILLISECONDS = 2_000
-_NOWHERE = f"{os.devnull}/none"  # a file that libpq does not find, and does not complain about
+_UNWELCOME = ("authentication failed", "pg_hba.conf", 'role "')
+_UNREACHABLE = "{place} cannot be reached"
+_UNREACHED = {
+    "resolve host": "the host name of {place} is not known",
+    "translate host": "the host name of {place} is not known",
+    "refused": "nobody listens at {place}",
+    "timeout": "{place} does not answer",
+    "no such file": "nobody listens at {place}",
+}
 _OWN_SETTINGS = {"default_transaction_read_only", "statement_timeout", "lock_timeout", "session_authorization", "role"}
 
 
 class PostgreSQL(base.Dialect):
     name = "postgresql"
     title = "PostgreSQL"
-    default_driver = "asyncpg"
+    # Looked for, not imported: only a URL loads it. Without its libpq, psycopg would look for one on this machine.
+    default_driver = "psycopg" if find_spec("psycopg") and find_spec("psycopg_binary") else "asyncpg"
+    other_drivers = ("asyncpg",)
     schemes = ("postgresql", "postgres")
     default_port = 5432
     aborts_on_error = True
@@ -114,8 +128,9 @@ class PostgreSQL(base.Dialect):
         query.setdefault("sslmode", "allow" if url.host in {None, "localhost", "127.0.0.1", "::1"} else "prefer")
         seconds = float(query.get("connect_timeout", 0)) or connect_timeout
         if url.get_driver_name() == "psycopg":
-            return _complete(url, "dbname") | _libpq(query, settings, seconds)
-        if url.get_driver_name() != self.default_driver:
+            connect = url.get_dialect(_is_async=True).import_dbapi().AsyncConnection.connect
+            return _complete(url, "dbname") | connecting.arguments(connect, query, settings, seconds)
+        if url.get_driver_name() != "asyncpg":
             return {}
         return {
             **_complete(url, "database"),
@@ -132,11 +147,23 @@ class PostgreSQL(base.Dialect):
         }
 
     def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
-        return {"skip_autocommit_rollback": True}
+        # For psycopg's raw cursors.
+        style = {"paramstyle": "numeric_dollar", "use_native_hstore": False}
+        return {"skip_autocommit_rollback": True} | (style if url.get_driver_name() == "psycopg" else {})
 
-    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
+    def prepare(self, engine: AsyncEngine, access: Access) -> None:
+        if engine.dialect.driver == "psycopg":
+            engine.sync_engine.dialect.do_ping = lambda dbapi: await_only(libpq.ping(dbapi.driver_connection))  # type: ignore[method-assign, assignment]
+        super().prepare(engine, access)
+
+    def on_connect(self, dbapi: Any, access: Access) -> None:  # noqa: ARG002
+        if _is_psycopg(dbapi.driver_connection):
+            # They leave a statement as it is.
+            dbapi.driver_connection.cursor_factory = dbapi.dbapi.AsyncRawCursor
+
+    async def scrub(self, raw: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
         # In one message, which both drivers send where no arguments are given.
-        dbapi.run_async(lambda raw: raw.execute(_SCRUB))
+        await (libpq.scrub(raw, record.info, _SCRUB) if _is_psycopg(raw) else raw.execute(_SCRUB))
 
     async def begin(
         self,
@@ -145,6 +172,7 @@ class PostgreSQL(base.Dialect):
         read_only: bool,
         timeout: float,  # noqa: ASYNC109
         isolation: Isolation | None = None,
+        alone: bool = False,
     ) -> None:
         level = f" ISOLATION LEVEL {isolation.upper()}" if isolation else ""
         steps = [f"BEGIN{level} {'READ ONLY' if read_only else 'READ WRITE'}", _time_limit(timeout)]
@@ -155,7 +183,9 @@ class PostgreSQL(base.Dialect):
             # Less than a statement's time, so that who waits in a queue of writers is told so.
             steps.append(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
         raw = driver(connection)
-        if raw is not None and _is_asyncpg(raw):
+        if _is_psycopg(raw):
+            await libpq.begin(connection, steps, alone=read_only and alone)
+        elif _is_asyncpg(raw):
             await raw.execute("; ".join(steps))
         else:
             for step in steps:
@@ -166,15 +196,14 @@ class PostgreSQL(base.Dialect):
 
     async def commit(self, connection: AsyncConnection) -> None:
         raw: Any = driver(connection)
-        told = await raw.execute("COMMIT")  # the command's tag, or with psycopg the cursor that has it
-        if getattr(told, "statusmessage", told) == "ROLLBACK":
+        if await (libpq.commit(connection) if _is_psycopg(raw) else raw.execute("COMMIT")) == "ROLLBACK":
             raise errors.Conflict("the transaction was rolled back: a statement in it had failed")
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
         raw = driver(connection)
         if _is_asyncpg(raw):
             return await execution.fetch(connection, sql, args, limit, to_end=True)
-        return await (_run_psycopg if _is_psycopg(raw) else super().execute)(connection, sql, args, limit)
+        return await (libpq.execute if _is_psycopg(raw) else super().execute)(connection, sql, args, limit)
 
     async def fetch(
         self,
@@ -188,11 +217,12 @@ class PostgreSQL(base.Dialect):
         raw = driver(connection)
         if _is_asyncpg(raw):
             return await execution.fetch(connection, sql, args, limit)
-        return await (_stream if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
+        return await (libpq.fetch if _is_psycopg(raw) else super().fetch)(connection, sql, args, limit)
 
     async def stream(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
         raw = driver(connection)
-        slices = (execution.stream if _is_asyncpg(raw) else super().stream)(connection, sql, args)
+        own = execution.stream if _is_asyncpg(raw) else libpq.stream if _is_psycopg(raw) else super().stream
+        slices = own(connection, sql, args)
         async with aclosing(slices):
             async for each in slices:
                 yield each
@@ -227,10 +257,15 @@ class PostgreSQL(base.Dialect):
             # libpq has codes for nothing that happens while connecting, but its sentences are fixed in its source;
             # FATAL begins the server's own.
             if "FATAL" in said:
-                if "authentication failed" in said or "pg_hba.conf" in said:
+                if any(mark in said for mark in _UNWELCOME):
                     return errors.AuthFailed(f"{place} does not let this user in")
-            elif "SSL" in said or "certificate" in said or type(cause) is ConnectionError:  # as asyncpg says it
+                sentence = said.rpartition("FATAL:")[2].strip().split("\n")[0]
+                return errors.Unreachable(sentence, sqlstate="3D000" if 'database "' in sentence else "08004")
+            if "SSL" in said or "certificate" in said or type(cause) is ConnectionError:  # as asyncpg says it
                 return errors.TlsFailed(f"no TLS with {place} as its sslmode demands")
+            if said:
+                found = next((sentence for mark, sentence in _UNREACHED.items() if mark in said.lower()), _UNREACHABLE)
+                return errors.Unreachable(found.format(place=place))
         return super().connect_error(exc, url)
 
     async def powers(self, connection: AsyncConnection) -> Powers | None:
@@ -248,8 +283,10 @@ class PostgreSQL(base.Dialect):
 
 
 def _is_lost(exc: BaseException) -> bool:
-    """What asyncpg says of a connection that it, or the server, has closed; its sentences are fixed in its source."""
+    """A connection that is closed, by whomever; asyncpg's sentences on that are fixed in its source."""
     said = str(exc)
+    if isinstance(exc, LostError) or (_is_psycopg(exc) and type(exc).__name__ == "OperationalError"):
+        return True
     return type(exc).__module__.startswith("asyncpg") and (
         "connection is closed" in said or "cannot switch to state" in said or "connection was closed" in said
     )
@@ -276,33 +313,6 @@ def _complete(url: URL, database: str) -> dict[str, Any]:
     """What *url* leaves out, as psql has it: nothing of the gateway's environment or home stands in for it."""
     user = url.username or getpass.getuser()
     return {"user": user, "password": url.password or "", database: url.database or user}
-
-
-def _libpq(query: dict[str, str], settings: dict[str, str], seconds: float) -> dict[str, Any]:
-    """The arguments for psycopg: each that a PG* variable or a file of the home could otherwise fill in."""
-    escaped = {name: value.replace("\\", "\\\\").replace(" ", "\\ ") for name, value in settings.items()}
-    mode, root = query["sslmode"], query.get("sslrootcert")
-    return {
-        "passfile": _NOWHERE,
-        "hostaddr": "",
-        "connect_timeout": round(seconds),
-        "application_name": settings["application_name"],
-        "options": " ".join(f"-c {name}={value}" for name, value in escaped.items() if name != "application_name"),
-        "client_encoding": "utf8",
-        "sslmode": mode,
-        "sslrootcert": root or ("system" if mode == "verify-full" else _NOWHERE),
-        "sslcertmode": "allow" if "sslcert" in query else "disable",
-        "sslcert": query.get("sslcert", ""),
-        "sslkey": query.get("sslkey", ""),
-        "sslcrl": _NOWHERE,
-        "sslnegotiation": "postgres",
-        "channel_binding": "prefer",
-        "gssencmode": "disable",
-        "requirepeer": "",
-        "require_auth": "",
-        "target_session_attrs": query.get("target_session_attrs", "any"),
-        "prepare_threshold": None,
-    }
 
 
 def _ssl(url: URL, query: dict[str, str]) -> dict[str, Any]:
@@ -342,46 +352,6 @@ def _either(connect: Callable[..., Awaitable[Any]], *, plain_first: bool) -> Cal
 def _objects(exc: Exception) -> bool:
     """No TLS in the server, none that works, or no entry for this kind of connection in its pg_hba.conf."""
     return type(exc) is ConnectionError or isinstance(exc, ssl.SSLError) or getattr(exc, "sqlstate", None) == "28000"
-
-
-async def _stream(
-    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
-) -> Rows:
-    """Rows from psycopg, by its one method that always speaks the extended protocol: it takes a single statement."""
-    raw: Any = driver(connection)
-    bound = tuple(values.tagged_bytes(value) or value for value in args) or None
-    async with raw.cursor() as cursor, aclosing(cursor.stream(sql, bound)) as stream:
-        reading, unread = Reading(limit, max_bytes, ()), False
-        async for record in stream:
-            reading.long = range(len(record))
-            reading.add((record,))
-            if unread := not reading.wants:
-                break
-        columns = cursor.description or ()
-        kept, more, full = reading.kept(unread=unread)
-        names, types = [column.name for column in columns], [column.type_display for column in columns]
-        return Rows(names, types, [values.mixed(row) for row in kept], more=more, full=full, size=reading.size)
-
-
-async def _run_psycopg(connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
-    """A statement that may write, by the extended protocol (which *binary* asks for): it takes a single statement."""
-    raw: Any = driver(connection)
-    bound = tuple(values.tagged_bytes(value) or value for value in args) or None
-    async with raw.cursor(binary=True) as cursor:
-        await cursor.execute(sql, bound)
-        affected = cursor.rowcount if cursor.rowcount >= 0 else None
-        if cursor.description is None:
-            return Rows([], [], [], affected=affected)
-        reading = Reading(limit, MAX_BYTES, range(len(cursor.description)))
-        unread = True
-        while unread and (wanted := reading.wants):
-            records = await cursor.fetchmany(wanted)
-            reading.add(records)
-            unread = len(records) == wanted
-        kept, more, full = reading.kept(unread=unread)
-        names, types = [each.name for each in cursor.description], [each.type_display for each in cursor.description]
-        rows = [values.mixed(row) for row in kept]
-        return Rows(names, types, rows, more=more, full=full, size=reading.size, affected=affected)
 
 
 def _time_limit(timeout: float) -> str:

@@ -4,12 +4,13 @@ Each value is cast to text, int, bool or text[]: a session may have codecs of it
 them, which is why JSON travels as text here.
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +22,7 @@ from manydb.dialects.schema import (
     Index,
     IndexEntry,
     Overview,
+    References,
     Relation,
     Table,
     TableName,
@@ -33,9 +35,13 @@ _USER_SCHEMA = "n.nspname <> 'information_schema' AND NOT starts_with(n.nspname:
 _KIND = """CASE WHEN c.relispartition THEN 'partition' ELSE CASE c.relkind WHEN 'p' THEN 'partitioned_table'
     WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized_view' WHEN 'f' THEN 'foreign_table' ELSE 'table' END END"""
 
+# obj_description says the same, but as a function in SQL it is planned anew in every statement.
+_COMMENT = """coalesce((SELECT o.description FROM pg_description o
+    WHERE o.objoid = c.oid AND o.objsubid = 0 AND o.classoid = 'pg_class'::regclass), '')"""
+
 _OVERVIEW = f"""
 SELECT n.nspname::text, c.relname::text, {_KIND}, pg_table_is_visible(c.oid),
-       coalesce(obj_description(c.oid, 'pg_class'), ''),
+       {_COMMENT},
        CASE WHEN c.relkind IN ('r', 'm') AND c.reltuples >= 0 THEN c.reltuples::bigint END,
        (SELECT count(*)::int FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -57,37 +63,33 @@ FROM pg_index x JOIN pg_class c ON c.oid = x.indrelid JOIN pg_class i ON i.oid =
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT x.indisprimary AND c.relkind IN ('r', 'p', 'm') AND {_USER_SCHEMA}"""
 
-# Columns in the order of a key, from its array of attribute numbers.
-_KEY = """(SELECT json_agg(a.attname ORDER BY k.position) FROM unnest({numbers}) WITH ORDINALITY k(number, position)
-           JOIN pg_attribute a ON a.attrelid = {table} AND a.attnum = k.number)"""
-
-_FOREIGN_KEYS = """(SELECT json_agg(json_build_array(sn.nspname, s.relname, {columns}, tn.nspname, t.relname, {targets},
-                          f.confdeltype, f.confupdtype) ORDER BY sn.nspname, s.relname, f.conname)
-    FROM pg_constraint f
-    JOIN pg_class s ON s.oid = f.conrelid JOIN pg_namespace sn ON sn.oid = s.relnamespace
-    JOIN pg_class t ON t.oid = f.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
-    WHERE f.contype = 'f' AND {side})"""
-
-
-def _foreign_keys_sql(side: str) -> str:
-    return _FOREIGN_KEYS.format(
-        columns=_KEY.format(numbers="f.conkey", table="f.conrelid"),
-        targets=_KEY.format(numbers="f.confkey", table="f.confrelid"),
-        side=side,
-    )
-
+# A row a column. Partitions have copies of their table's keys, and who refers to a partitioned table has copies of its
+# own key that refer to the partitions; conparentid leads to what was declared, and the latter say nothing more.
+_REFERENCES = """
+SELECT sn.nspname::text, s.relname::text, f.conname::text, tn.nspname::text, t.relname::text,
+       f.confdeltype::text, f.confupdtype::text, f.conparentid <> 0, a.attname::text, b.attname::text
+FROM pg_constraint f CROSS JOIN LATERAL unnest(f.conkey, f.confkey) WITH ORDINALITY k(number, target, position)
+JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number
+JOIN pg_attribute b ON b.attrelid = f.confrelid AND b.attnum = k.target
+JOIN pg_class s ON s.oid = f.conrelid JOIN pg_namespace sn ON sn.oid = s.relnamespace
+JOIN pg_class t ON t.oid = f.confrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+LEFT JOIN pg_constraint p ON p.oid = f.conparentid
+WHERE f.contype = 'f' AND p.conrelid IS DISTINCT FROM f.conrelid
+ORDER BY sn.nspname, s.relname, f.conname, k.position"""
 
 _COLUMNS_OF_TABLE = """(SELECT json_agg(json_build_array(
-        a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
+        a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
         pg_get_expr(d.adbin, d.adrelid, true), a.attidentity, a.attgenerated,
         pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%'
             AND pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname) IS NOT NULL,
         CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) || coalesce((
             SELECT string_agg(' ' || pg_get_constraintdef(k.oid, true), '' ORDER BY k.conname)
             FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '') END,
-        (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e
-         WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype)),
-        col_description(c.oid, a.attnum)) ORDER BY a.attnum)
+        CASE WHEN t.typtype IN ('e', 'd') OR t.typcategory = 'A' THEN (
+            SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e
+            WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype)) END,
+        (SELECT o.description FROM pg_description o WHERE o.objoid = c.oid AND o.objsubid = a.attnum
+            AND o.classoid = 'pg_class'::regclass)) ORDER BY a.attnum)
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
@@ -100,20 +102,17 @@ _INDEXES_OF_TABLE = """(SELECT json_agg(json_build_array(i.relname, x.indisuniqu
         (SELECT json_agg(pg_get_indexdef(x.indexrelid, k, true) ORDER BY k)
          FROM generate_series(x.indnkeyatts + 1, x.indnatts) k)) ORDER BY i.relname)
     FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
-    WHERE x.indrelid = c.oid AND NOT x.indisprimary
-      AND NOT EXISTS (SELECT FROM pg_constraint e WHERE e.conindid = x.indexrelid AND e.contype = 'x'))"""
+    WHERE x.indrelid = c.oid AND NOT x.indisprimary)"""
 
-# Constraints of the partitions of a table repeat those of the table itself; conparentid marks the copies.
+# Kind, name, the numbers of a key's columns, and a text of those that are more than a key.
+_CONSTRAINTS_OF_TABLE = """(SELECT json_agg(json_build_array(k.contype, k.conname, k.conkey,
+        CASE k.contype WHEN 'c' THEN pg_get_expr(k.conbin, k.conrelid, true)
+             WHEN 'x' THEN pg_get_constraintdef(k.oid, true) END) ORDER BY k.conname)
+    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'c', 'x'))"""
+
 _DESCRIBE = f"""
-SELECT n.nspname::text, c.relname::text, {_KIND}, coalesce(obj_description(c.oid, 'pg_class'), ''),
-       {_COLUMNS_OF_TABLE}::text,
-       (SELECT {_KEY.format(numbers="p.conkey", table="p.conrelid")}
-        FROM pg_constraint p WHERE p.conrelid = c.oid AND p.contype = 'p')::text,
-       {_INDEXES_OF_TABLE}::text,
-       ARRAY(SELECT pg_get_expr(k.conbin, k.conrelid, true) FROM pg_constraint k
-             WHERE k.conrelid = c.oid AND k.contype = 'c' ORDER BY k.conname),
-       {_foreign_keys_sql("f.conrelid = c.oid")}::text,
-       {_foreign_keys_sql("f.confrelid = c.oid AND f.conparentid = 0")}::text,
+SELECT n.nspname::text, c.relname::text, {_KIND}, {_COMMENT},
+       {_COLUMNS_OF_TABLE}::text, {_CONSTRAINTS_OF_TABLE}::text, {_INDEXES_OF_TABLE}::text,
        CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid, true) ELSE '' END,
        array_remove(ARRAY[
            CASE WHEN c.relkind = 'p' THEN 'partition by ' || pg_get_partkeydef(c.oid) END,
@@ -123,12 +122,21 @@ SELECT n.nspname::text, c.relname::text, {_KIND}, coalesce(obj_description(c.oid
            (SELECT 'foreign server ' || quote_ident(v.srvname) FROM pg_foreign_table g
             JOIN pg_foreign_server v ON v.oid = g.ftserver WHERE g.ftrelid = c.oid),
            CASE WHEN c.relrowsecurity THEN 'row level security' END], NULL)
-       || ARRAY(SELECT 'exclude' || substr(pg_get_constraintdef(k.oid, true), 8) FROM pg_constraint k
-                WHERE k.conrelid = c.oid AND k.contype = 'x' ORDER BY k.conname)
 FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS asked(schema, name)
 JOIN pg_namespace n ON n.nspname = asked.schema
 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = asked.name
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+
+_OUTLINES = f"""
+SELECT n.nspname::text, c.relname::text, {_KIND},
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       (SELECT json_object_agg(a.attname, pg_get_expr(d.adbin, d.adrelid, true))
+        FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+        WHERE d.adrelid = c.oid AND a.attgenerated <> '')::text,
+       CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid, true) ELSE '' END
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}"""
 
 _ACTIONS = {"r": "restrict", "c": "cascade", "n": "set null", "d": "set default"}
 _SHORT_TYPES = (
@@ -224,6 +232,15 @@ class PostgreSQLCatalog(Catalog):
         found = await conn.execute(text(_DESCRIBE), asked)
         return in_order(map(_table, found), names)
 
+    async def references(self, conn: AsyncConnection) -> References:
+        found: dict[bool, list[ForeignKey]] = {False: [], True: []}
+        for (*place, is_repeated), parts in groupby(await read_rows(conn, _REFERENCES), key=lambda row: tuple(row[:8])):
+            found[is_repeated].append(_foreign_key(place, list(parts)))
+        return References(tuple(found[False]), tuple(found[True]))
+
+    async def outlines(self, conn: AsyncConnection, overview: Overview) -> Iterable[Table]:  # noqa: ARG002
+        return map(_outline, await read_rows(conn, _OUTLINES))
+
 
 def _relation(row: Sequence[Any]) -> Relation:
     schema, name, kind, visible, comment, estimate, columns = row
@@ -231,26 +248,44 @@ def _relation(row: Sequence[Any]) -> Relation:
 
 
 def _table(row: Sequence[Any]) -> Table:
-    """One row of the describing query; the plurals but *checks* and *notes* are JSON, null where there is none."""
-    schema, name, kind, comment, columns, primary_key, indexes, checks, keys, references, definition, notes = row
+    """One row of the describing query; the plurals but *notes* are JSON, null where there is none."""
+    schema, name, kind, comment, columns, constraints, indexes, definition, notes = row
+    listed, constrained = _array(columns), _array(constraints)
+    by_number = {number: column for number, column, *_ in listed}
+    excluding = {constraint for kind_, constraint, _, _ in constrained if kind_ == "x"}
     return Table(
         schema,
         name,
         kind,
         comment,
-        columns=tuple(map(_column, _array(columns))),
-        primary_key=tuple(_array(primary_key)),
-        indexes=tuple(map(_index, _array(indexes))),
-        checks=tuple(map(plain_expression, checks)),
-        foreign_keys=tuple(map(_foreign_key, _array(keys))),
-        referenced_by=tuple(map(_foreign_key, _array(references))),
-        definition=definition.strip().removesuffix(";"),
-        notes=tuple(notes),
+        columns=tuple(_column(column) for _, *column in listed),
+        primary_key=tuple(by_number[each] for kind_, _, key, _ in constrained if kind_ == "p" for each in key),
+        # The index of an exclusion constraint bears its name.
+        indexes=tuple(_index(index) for index in _array(indexes) if index[0] not in excluding),
+        checks=tuple(plain_expression(told) for kind_, _, _, told in constrained if kind_ == "c"),
+        definition=_query(definition),
+        notes=(*notes, *(f"exclude{told[7:]}" for kind_, _, _, told in constrained if kind_ == "x")),
     )
 
 
+def _outline(row: Sequence[Any]) -> Table:
+    schema, name, kind, columns, generated, definition = row
+    made = orjson.loads(generated) if generated else {}
+    return Table(
+        schema,
+        name,
+        kind,
+        columns=tuple(Column(column, "", generated=made.get(column)) for column in columns),
+        definition=_query(definition),
+    )
+
+
+def _query(definition: str) -> str:
+    return definition.strip().removesuffix(";")
+
+
 def _array(json_text: str | None) -> list[Any]:
-    return json.loads(json_text) or [] if json_text else []
+    return orjson.loads(json_text) or [] if json_text else []
 
 
 def _column(row: Sequence[Any]) -> Column:
@@ -275,13 +310,13 @@ def _index(row: Sequence[Any]) -> Index:
     return Index(name, tuple(columns), unique, method or "", plain_expression(where or ""), tuple(include or ()))
 
 
-def _foreign_key(row: Sequence[Any]) -> ForeignKey:
-    schema, table, columns, target_schema, target, target_columns, on_delete, on_update = row
+def _foreign_key(place: Sequence[Any], parts: Sequence[Sequence[Any]]) -> ForeignKey:
+    schema, table, _, target_schema, target, on_delete, on_update = place
     return ForeignKey(
         TableName(schema, table),
-        tuple(columns),
+        tuple(part[-2] for part in parts),
         TableName(target_schema, target),
-        tuple(target_columns),
+        tuple(part[-1] for part in parts),
         on_delete=_ACTIONS.get(on_delete, ""),
         on_update=_ACTIONS.get(on_update, ""),
     )

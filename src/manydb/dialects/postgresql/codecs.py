@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from manydb import values
-from manydb.dialects.postgresql import literals, records, types
-from manydb.dialects.postgresql.types import Type
+from manydb.dialects.postgresql import records, texts, types
 
 # What the text forms below depend on; every one is reported by the server when it changes, so looking costs nothing.
 _SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
@@ -29,49 +28,8 @@ _TEXT = {
 BYTEA, RECORD = 17, 2249
 
 
-def _boolean(text: str) -> bool:
-    return text == "t"
-
-
-def _integer(text: str) -> int | str:
-    return values.integer(int(text))
-
-
-def _real(text: str) -> float | str:
-    return values.real(float(text))
-
-
-def _bytes(text: str) -> dict[str, str]:
-    return values.data(bytes.fromhex(text[2:])) if text.startswith("\\x") else values.data(text.encode())
-
-
-def _hstore(text: str) -> Any:
-    try:
-        return literals.hstore(text)
-    except ValueError:
-        return text  # another type that happens to have the name
-
-
-# Text that becomes something else. At the top of a row this is for the types that _DECODED lists; the others are
-# needed inside composites, which arrive as text from end to end.
-_DECODERS: dict[int, Callable[[str], Any]] = {
-    16: _boolean,
-    17: _bytes,
-    20: _integer,
-    21: _integer,
-    23: _integer,
-    26: _integer,
-    28: _integer,
-    29: _integer,
-    114: values.json_value,
-    700: _real,
-    701: _real,
-    1114: values.timestamp,
-    1184: values.timestamp,
-    1266: values.zoned_time,
-    3802: values.jsonb_value,
-    5069: _integer,
-}
+# Text that becomes something else at the top of a row, too; other types with a decoder do so inside composites only,
+# which arrive as text from end to end.
 _DECODED = {114: "json", 700: "real", 1114: "timestamp", 1184: "timestamptz", 1266: "timetz", 3802: "jsonb"}
 
 
@@ -107,7 +65,7 @@ class Codecs:
         for oid, name in _TEXT.items():
             self._as_text(oid, name)
         for oid, name in _DECODED.items():
-            self._as_decoded_text(oid, name, _DECODERS[oid])
+            self._as_decoded_text(oid, name, texts.DECODERS[oid])
         self._settings.add_python_codec(BYTEA, "bytea", "pg_catalog", (), "scalar", bytes, values.data, "binary")
         self._settings.add_python_codec(
             RECORD, "record", "pg_catalog", (), "scalar", bytes, partial(records.decode, known=self.known), "binary"
@@ -125,9 +83,9 @@ class Codecs:
         self.known.update(found)
         for described in found.values():
             if described.kind == "composite":
-                self._as_decoded_text(described.oid, described.title, self.decoder(described.oid))
+                self._as_decoded_text(described.oid, described.title, texts.decoder(described.oid, self.known))
             elif described.name == "hstore" and described.kind == "scalar":
-                self._as_decoded_text(described.oid, described.title, _hstore)
+                self._as_decoded_text(described.oid, described.title, texts.hstore)
             elif described.kind not in {"array", "domain"} and (
                 described.oid in missing or self._settings.get_data_codec(described.oid) is None
             ):
@@ -160,34 +118,6 @@ class Codecs:
                 }
             ]
         )
-
-    def decoder(self, oid: int) -> Callable[[str], Any]:
-        """The function that reads the server's text of this type; never raises for what the server writes."""
-        if oid in _DECODERS:
-            return _DECODERS[oid]
-        described = self.known.get(oid)
-        if described is None:
-            return str
-        if described.kind == "domain":
-            return self.decoder(described.base)
-        if described.kind == "array":
-            return partial(literals.array, decode=self.decoder(described.element), delimiter=described.delimiter)
-        if described.kind == "composite":
-            return self._composite_decoder(described)
-        return _hstore if described.name == "hstore" else str
-
-    def _composite_decoder(self, described: Type) -> Callable[[str], Any]:
-        names = [name for name, _ in described.parts]
-        decoders = [self.decoder(oid) for _, oid in described.parts]
-
-        def decode(text: str) -> Any:
-            fields = literals.record(text) if names else []
-            if len(fields) != len(names):
-                return text  # altered since the statement was prepared
-            read = (None if field is None else decoder(field) for field, decoder in zip(fields, decoders, strict=True))
-            return dict(zip(names, read, strict=True))
-
-        return decode
 
     def forget_composites(self) -> None:
         """Composites are tables, too: their columns come and go, so they are read anew for each statement."""

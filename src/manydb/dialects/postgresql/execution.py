@@ -72,12 +72,16 @@ async def fetch(
     reading = Reading(limit, max_bytes, [index for index, a in enumerate(attributes) if _is_long(a.type)])
     unread, dropped, tag = await _execute(raw, statement, args, codecs, reading, to_end=to_end)
     kept, more, full = reading.kept(unread=unread)
+    for index, attribute in enumerate(attributes):
+        if attribute.type.name in _WIDE:
+            reading.weigh([record[index] for record in kept])
     rows = values.rows(kept, {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))})
     affected = _affected(tag)
     if affected is not None and attributes:  # the tag counts the last rows that were asked for, RETURNING all of them
         affected = len(reading.records) + dropped
     columns, types = [a.name for a in attributes], [_title(a.type) for a in attributes]
-    return Rows(columns, types, rows, more=more, full=full, size=reading.size, affected=affected)
+    size, widest = reading.size, reading.widest
+    return Rows(columns, types, rows, more=more, full=full, size=size, affected=affected, widest=widest)
 
 
 async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
@@ -192,6 +196,10 @@ _SHORT = frozenset({
     "uuid", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "inet", "cidr", "macaddr", "macaddr8",
     "name", "char", "pg_lsn",
 })  # fmt: skip
+
+
+_WIDE = frozenset({"numeric"})
+"""Short, but a cell may have thousands of digits."""
 
 
 def _is_long(kind: _Type) -> bool:

@@ -43,10 +43,11 @@ def decode(message: bytes, known: Mapping[int, Type]) -> list[Any]:
     """The fields in order; *known* describes types that are not built in."""
     reader = _Reader(message)
     (count,) = reader.integers("i")
-    return [_field(reader.integers("I")[0], reader.field(), known) for _ in range(count)]
+    return [field(reader.integers("I")[0], reader.field(), known) for _ in range(count)]
 
 
-def _field(oid: int, data: bytes | None, known: Mapping[int, Type]) -> Any:
+def field(oid: int, data: bytes | None, known: Mapping[int, Type]) -> Any:
+    """One value of type *oid*."""
     if data is None:
         return None
     try:
@@ -81,7 +82,7 @@ def _array(data: bytes, known: Mapping[int, Type]) -> list[Any]:
 
     def nested(depth: int) -> list[Any]:
         if depth == dimensions - 1:
-            return [_field(element, reader.field(), known) for _ in range(sizes[depth])]
+            return [field(element, reader.field(), known) for _ in range(sizes[depth])]
         return [nested(depth + 1) for _ in range(sizes[depth])]
 
     return nested(0) if dimensions else []

@@ -3,11 +3,9 @@
 import sqlite3
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,10 +19,9 @@ from manydb.dialects.powers import Powers
 from manydb.dialects.rows import Rows
 from manydb.dialects.sqlite import authorizer, catalog, execution, grammar, loading, powers
 from manydb.dialects.sqlite import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
+from manydb.dialects.sqlite.opened import Opened, Reader
 from manydb.settings import Access, Isolation
 
-_OPCODES = 10_000
-"""Virtual-machine steps between two looks at the clock: some tens of microseconds."""
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_LENGTH: 50_000_000,
@@ -35,6 +32,8 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 _BUSY_SECONDS = 2.0
+_TAKE_SNAPSHOT = "SELECT 1 FROM sqlite_master LIMIT 1"
+"""With it the file is locked for reading: no later statement of the transaction finds it busy."""
 # SQLite's primary result codes; the extended ones have them in their low byte.
 _CODES: dict[int, type[errors.ManydbError]] = {
     code: kind
@@ -55,16 +54,6 @@ _CODES: dict[int, type[errors.ManydbError]] = {
 }
 
 
-@dataclass(slots=True)
-class _Deadline:
-    """When the statements of a connection must have ended; asked by its progress handler, in its thread."""
-
-    moment: float
-
-    def is_over(self) -> bool:
-        return time.monotonic() > self.moment
-
-
 class SQLite(base.Dialect):
     name = "sqlite"
     title = "SQLite"
@@ -79,9 +68,6 @@ class SQLite(base.Dialect):
         "dates are text: date('now', '-7 days'), strftime('%Y-%m', column); || joins strings; no ILIKE, "
         "LIKE ignores case"
     )
-
-    def __init__(self) -> None:
-        self._deadlines: WeakKeyDictionary[Any, _Deadline] = WeakKeyDictionary()  # by the driver's connection
 
     def normalise(self, url: URL) -> URL:
         """An absolute path, or ``:memory:``; a ``file:`` name is its path."""
@@ -119,7 +105,11 @@ class SQLite(base.Dialect):
         path = url.database or ":memory:"
         if path != ":memory:" and not Path(path).is_file():
             raise errors.Unreachable(f"there is no database file {path}")
-        return {"timeout": min(float(str(url.query.get("timeout", _BUSY_SECONDS))), 60), "cached_statements": 0}
+        return {
+            "timeout": min(float(str(url.query.get("timeout", _BUSY_SECONDS))), 60),
+            "cached_statements": 0,
+            "factory": Reader if access == "read_only" else Opened,
+        }
 
     def engine_options(self, url: URL, access: Access) -> dict[str, Any]:  # noqa: ARG002
         options: dict[str, Any] = {"poolclass": AsyncAdaptedQueuePool, "skip_autocommit_rollback": True}
@@ -131,10 +121,12 @@ class SQLite(base.Dialect):
     def on_connect(self, dbapi: Any, access: Access) -> None:
         dbapi.run_async(lambda raw: _set_up(raw, access))
 
-    def scrub(self, dbapi: Any, record: ConnectionPoolEntry, access: Access) -> None:
-        raw = dbapi.driver_connection
+    def is_clean(self, raw: Any, access: Access) -> bool:
+        return access != "admin" and not raw.in_transaction
+
+    async def scrub(self, raw: Any, record: ConnectionPoolEntry, access: Access) -> None:
         if raw.in_transaction:
-            dbapi.run_async(lambda raw: raw.rollback())
+            await raw.rollback()
         if access == "admin":
             # Its user may have made temporary tables or set pragmas, which nothing takes back.
             record.invalidate()
@@ -146,20 +138,25 @@ class SQLite(base.Dialect):
         read_only: bool,
         timeout: float,  # noqa: ASYNC109
         isolation: Isolation | None = None,  # noqa: ARG002 - transactions here are serializable, whatever is asked for
+        alone: bool = False,
     ) -> None:
         raw: Any = driver(connection)
-        deadline = _Deadline(time.monotonic() + timeout)
-        self._deadlines[raw] = deadline
+        opened = _opened(raw)
+        opened.deadline.moment = time.monotonic() + timeout
+        opened.reads_alone = read_only and alone
+        if opened.reads_alone:
+            return  # a statement without a transaction reads in one of its own
 
         def begin() -> None:
-            raw._conn.set_progress_handler(deadline.is_over, _OPCODES)  # noqa: SLF001
-            raw._conn.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")  # noqa: SLF001
+            if not opened.in_transaction:
+                opened.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            if read_only:
+                opened.execute(_TAKE_SNAPSHOT).close()
 
-        await raw._execute(begin)  # noqa: SLF001 - one visit to the connection's thread instead of two
+        await raw._execute(opened.patiently, begin)  # noqa: SLF001 - one visit to the connection's thread instead of two
 
     async def limit(self, connection: AsyncConnection, timeout: float) -> None:  # noqa: ASYNC109
-        raw = driver(connection)
-        self._deadlines[raw].moment = time.monotonic() + timeout
+        _opened(driver(connection)).deadline.moment = time.monotonic() + timeout
 
     async def is_open(self, connection: AsyncConnection) -> bool:
         # An interrupted write takes its whole transaction with it.
@@ -188,8 +185,7 @@ class SQLite(base.Dialect):
 
     async def stop(self, raw: Any, side: Any) -> None:  # noqa: ARG002
         # An interrupt alone misses the statement that still waits for the connection's thread.
-        if deadline := self._deadlines.get(raw):
-            deadline.moment = 0
+        _opened(raw).deadline.moment = 0
         await raw.interrupt()
 
     async def server_version(self, connection: AsyncConnection) -> str:
@@ -211,6 +207,10 @@ class SQLite(base.Dialect):
             return errors.UnknownColumn(message)
         kind = _CODES.get(code & 0xFF) if isinstance(code, int) else None
         return (kind or errors.SqlSyntax)(message)
+
+
+def _opened(raw: Any) -> Opened:
+    return cast("Opened", raw._conn)  # noqa: SLF001 - aiosqlite has no public name for it
 
 
 async def _set_up(raw: Any, access: Access) -> None:

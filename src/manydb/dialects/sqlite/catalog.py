@@ -5,7 +5,7 @@ ordinary tables, which cannot fail, are read apart from the rest, and the rest o
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -24,6 +24,7 @@ from manydb.dialects.schema import (
     IndexEntry,
     Kind,
     Overview,
+    References,
     Relation,
     Table,
     TableName,
@@ -45,22 +46,24 @@ _COLUMN_COUNTS = """SELECT m.name, count(*)
 FROM main.sqlite_master m JOIN pragma_table_xinfo(m.name, 'main') c
 WHERE m.type IN ('table', 'view') AND c.hidden <> 1 GROUP BY m.name"""
 
-# cid < 0 is the row id or an expression, which only the CREATE INDEX statement spells out.
-_INDEXES = """SELECT m.name, l.name, l."unique", l.origin, s.sql, x.name
-FROM main.sqlite_master m JOIN pragma_index_list(m.name, 'main') l JOIN pragma_index_xinfo(l.name, 'main') x
-LEFT JOIN main.sqlite_master s ON l.origin = 'c' AND s.type = 'index' AND s.name = l.name
-WHERE m.type = 'table' AND x.key AND l.origin <> 'pk' AND m.name IN :names
-ORDER BY m.name, l.name, x.seqno"""
+# All of a relation in one statement: what kind of row it is, its place, and up to six facts. sqlite_master is looked
+# through once. cid < 0 is the row id or an expression, which only the CREATE INDEX statement spells out.
+_DESCRIBE = """SELECT 'statement', 0, m.type, m.name, m.sql, NULL, NULL, NULL
+FROM main.sqlite_master m WHERE m.tbl_name = ?1 AND m.type IN ('table', 'view', 'index')
+UNION ALL SELECT 'column', c.cid, NULL, c.name, c.type, c."notnull", c.dflt_value, c.pk || ' ' || c.hidden
+FROM pragma_table_xinfo(?1, 'main') c WHERE c.hidden <> 1
+UNION ALL SELECT 'index', x.seqno, l.origin, l.name, x.name, l."unique", NULL, NULL
+FROM pragma_index_list(?1, 'main') l JOIN pragma_index_xinfo(l.name, 'main') x WHERE x.key AND l.origin <> 'pk'"""
 
 # Explicit indexes and the unnamed ones of UNIQUE constraints; a search needs no columns of the latter.
 _ALL_INDEXES = r"""SELECT tbl_name, name, sql FROM main.sqlite_master
 WHERE type = 'index' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'"""
 
-_FOREIGN_KEYS = """SELECT m.name, f.id, f."from", f."to", f.on_delete, f.on_update, coalesce(
-    (SELECT p.name FROM main.sqlite_master p WHERE p.type = 'table' AND p.name = f."table" COLLATE NOCASE), f."table")
+# The target is written as in the statement; names are found without regard to case.
+_FOREIGN_KEYS = """SELECT m.name, f.id, f."from", f."to", f.on_delete, f.on_update, f."table"
 FROM main.sqlite_master m JOIN pragma_foreign_key_list(m.name, 'main') f
-WHERE m.type = 'table' AND (m.name IN :names OR lower(f."table") IN :lower_names)
-ORDER BY m.name, f.id, f.seq"""
+WHERE m.type = 'table' ORDER BY m.name, f.id, f.seq"""
+_TABLES = "SELECT name FROM main.sqlite_master WHERE type = 'table'"
 
 # Most indexes are on columns alone, and reading any other takes five times as long.
 _PLAIN_INDEX = re.compile(r"create\s+(unique\s+)?index\s+\w+\s+on\s+\w+\s*\(([\w\s,]+)\)\s*\Z", re.IGNORECASE)
@@ -108,19 +111,19 @@ class SQLiteCatalog(Catalog):
         )
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
-        asked = {name.name for name in names if name.schema == _MAIN}
-        found = {name: sql for name, sql in (await _relations(conn)).items() if name in asked}
-        columns = _by_first(await _column_rows(conn, found))
-        indexes = _by_first(await _read(conn, _INDEXES, found))
-        keys = [_foreign_key(rows) for rows in _groups(await _read(conn, _FOREIGN_KEYS, found), 2)]
         quote = quoting(conn)
-        tables = (
-            _table(
-                name, sql, columns.get(name, []), [_index(rows, quote) for rows in _groups(indexes.get(name, []), 2)]
-            )
-            for name, sql in found.items()
-        )
-        return in_order((_with_keys(table, keys) for table in tables), names)
+        found = [await _described(conn, name.name, quote) for name in dict.fromkeys(names) if name.schema == _MAIN]
+        return in_order((table for table in found if table), names)
+
+    async def references(self, conn: AsyncConnection) -> References:
+        found = await read_rows(conn, _FOREIGN_KEYS)
+        tables = {name.lower(): name for (name,) in await read_rows(conn, _TABLES)} if found else {}
+        return References(tuple(_foreign_key(rows, tables) for rows in _groups(found, key=itemgetter(0, 1))))
+
+    async def outlines(self, conn: AsyncConnection, overview: Overview) -> Iterable[Table]:  # noqa: ARG002
+        found = await _relations(conn)
+        columns = _by_first(await _column_rows(conn, found))
+        return [_outline(name, sql, columns.get(name, [])) for name, sql in found.items()]
 
 
 async def _relations(conn: AsyncConnection) -> dict[str, str]:
@@ -162,19 +165,31 @@ async def _readable_columns(conn: AsyncConnection, name: str) -> list[Sequence[A
         return []
 
 
-async def _read(conn: AsyncConnection, query: str, names: Iterable[str]) -> list[Sequence[Any]]:
-    every = list(names)
+async def _read(conn: AsyncConnection, query: str, names: Sequence[str]) -> list[Sequence[Any]]:
     statement = text(query).bindparams(bindparam("names", expanding=True))
-    if ":lower_names" in query:
-        statement = statement.bindparams(bindparam("lower_names", expanding=True))
     found: list[Sequence[Any]] = []
-    for start in range(0, len(every), _BATCH):
-        batch = every[start : start + _BATCH]
-        values = {"names": batch}
-        if ":lower_names" in query:
-            values["lower_names"] = [name.lower() for name in batch]
-        found += (await conn.execute(statement, values)).fetchall()
+    for start in range(0, len(names), _BATCH):
+        found += (await conn.execute(statement, {"names": names[start : start + _BATCH]})).fetchall()
     return found
+
+
+async def _facts(conn: AsyncConnection, name: str) -> Sequence[Sequence[Any]]:
+    try:
+        return (await conn.exec_driver_sql(_DESCRIBE, (name,))).fetchall()
+    except OperationalError:  # a broken view or an unknown module: only its statement can be told
+        return (await conn.exec_driver_sql(_DESCRIBE.partition("UNION")[0], (name,))).fetchall()
+
+
+async def _described(conn: AsyncConnection, name: str, quote: Quote) -> Table | None:
+    """The relation called *name*; None where there is none."""
+    found = await _facts(conn, name)
+    statements = {(kind, own): sql or "" for part, _, kind, own, sql, *_ in found if part == "statement"}
+    sql = statements.get(("table", name), statements.get(("view", name)))
+    if sql is None:
+        return None
+    columns = [(name, *facts, *map(int, both.split())) for part, _, _, *facts, both in found if part == "column"]
+    parts = sorted((row for row in found if row[0] == "index"), key=itemgetter(3, 1))
+    return _table(name, sql, columns, [_index(rows, statements, quote) for rows in _groups(parts, key=itemgetter(3))])
 
 
 async def _estimates(conn: AsyncConnection) -> dict[str, int]:
@@ -189,9 +204,9 @@ def _by_first(found: Iterable[Sequence[Any]]) -> dict[str, list[Sequence[Any]]]:
     return {name: list(group) for name, group in groupby(found, key=itemgetter(0))}
 
 
-def _groups(found: Iterable[Sequence[Any]], width: int) -> Iterator[list[Sequence[Any]]]:
-    """Runs of rows that share their first *width* values."""
-    for _, group in groupby(found, key=lambda row: tuple(row[:width])):
+def _groups(found: Iterable[Sequence[Any]], key: Callable[[Sequence[Any]], Any]) -> Iterator[list[Sequence[Any]]]:
+    """Runs of rows that have the same *key*."""
+    for _, group in groupby(found, key=key):
         yield list(group)
 
 
@@ -224,13 +239,11 @@ def _table(name: str, sql: str, columns: Sequence[Sequence[Any]], indexes: Seque
     )
 
 
-def _with_keys(table: Table, keys: Iterable[ForeignKey]) -> Table:
-    known = list(keys)
-    return replace(
-        table,
-        foreign_keys=tuple(key for key in known if key.table == table.address),
-        referenced_by=tuple(key for key in known if key.target == table.address),
-    )
+def _outline(name: str, sql: str, columns: Sequence[Sequence[Any]]) -> Table:
+    # Reading the statements of a thousand tables would take longer than the query: few have generated columns.
+    if _kind(sql) == "table" and not any(row[6] for row in columns):
+        return Table(_MAIN, name, columns=tuple(map(_plain_column, columns)))
+    return _table(name, sql, columns, ())
 
 
 def _plain_column(row: Sequence[Any]) -> Column:
@@ -254,11 +267,11 @@ def _identity(name: str, type_text: str, key: tuple[str, ...], created: creation
     return "autoincrement" if created.autoincrement else "rowid"
 
 
-def _index(parts: Sequence[Sequence[Any]], quote: Quote) -> Index:
-    _, name, unique, _, sql, _ = parts[0]
-    if sql:
+def _index(parts: Sequence[Sequence[Any]], statements: Mapping[tuple[str, str], str], quote: Quote) -> Index:
+    _, _, origin, name, _, unique, *_ = parts[0]
+    if origin == "c" and (sql := statements.get(("index", name))):
         return _created_index(name, sql)
-    return Index("", tuple(quote(row[5]) for row in parts), unique=bool(unique))
+    return Index("", tuple(quote(row[4]) for row in parts), unique=bool(unique))
 
 
 def _created_index(name: str, sql: str) -> Index:
@@ -274,12 +287,13 @@ def _created_index(name: str, sql: str) -> Index:
     )
 
 
-def _foreign_key(parts: Sequence[Sequence[Any]]) -> ForeignKey:
+def _foreign_key(parts: Sequence[Sequence[Any]], tables: Mapping[str, str]) -> ForeignKey:
+    """*tables* are the names that there are, by their lower case."""
     table, _, _, _, on_delete, on_update, target = parts[0]
     return ForeignKey(
         TableName(_MAIN, table),
         tuple(row[2] for row in parts),
-        TableName(_MAIN, target),
+        TableName(_MAIN, tables.get(target.lower(), target)),
         tuple(row[3] for row in parts if row[3] is not None),
         on_delete=action(on_delete),
         on_update=action(on_update),

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from manydb import values
 from manydb.dialects.execution import driver
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
+from manydb.dialects.sqlite.opened import Opened, is_busy
 from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
 
@@ -24,7 +25,7 @@ _STORAGE_CLASSES = {int: "integer", float: "real", str: "text", bytes: "blob", d
 class _Driver(Protocol):
     """aiosqlite.Connection, as far as it is used here."""
 
-    _conn: sqlite3.Connection
+    _conn: Opened
 
     async def _execute(self, function: Callable[[], Rows]) -> Rows: ...
 
@@ -34,13 +35,28 @@ async def fetch(
 ) -> Rows:
     """Run *sql* (placeholders: ?) in the open transaction; types are storage classes, of each column's first value.
 
+    A statement that is sure to end at once does so here; a visit to the connection's thread costs more than it does.
     BadParameter: a value that SQLite cannot hold, or a wrong number of them. Other errors are sqlite3's own.
     """
     raw = cast("_Driver", driver(connection))
+    opened = raw._conn  # noqa: SLF001 - no public call does this
     bound = tuple(_bind(value, position) for position, value in enumerate(args, 1))
-    # One visit to the connection's thread instead of three (execute, fetchmany, close), and the rows are converted
-    # there as well, off the event loop.
-    return await raw._execute(lambda: _run(raw._conn, sql, bound, limit, max_bytes))  # noqa: SLF001 - no public call does this
+
+    def run() -> Rows:
+        return _run(opened, sql, bound, limit, max_bytes)
+
+    if not opened.reads_alone:
+        return await raw._execute(run)  # noqa: SLF001
+    if opened.ends_at_once(sql, bound):
+        try:
+            return run()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+    # One visit to the thread instead of three (execute, fetchmany, close), and the rows are converted there as well.
+    rows = await raw._execute(lambda: opened.patiently(run))  # noqa: SLF001
+    opened.is_warm = True
+    return rows
 
 
 async def execute(
@@ -152,7 +168,7 @@ def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], readi
     unchanged = all(map(operator.is_, converted, found))
     rows: list[Sequence[Any]] = kept if unchanged else list(zip(*converted, strict=True))
     types = [_storage_class(column) for column in found]
-    return Rows(columns, types, rows, more=more, full=full, size=reading.size)
+    return Rows(columns, types, rows, more=more, full=full, size=reading.size, widest=reading.widest)
 
 
 def _storage_class(column: Sequence[Any]) -> str:

@@ -45,9 +45,14 @@ def _pragma(source: Source) -> Command | Refusal:
     return Refusal(Forbidden, f"PRAGMA {name} {changes}", _PRAGMA_SUGGESTION)
 
 
+_MARKS = frozenset("$@:#")
+
+
 def _pragma_tables(source: Source) -> Refusal | None:
     for token in source.tokens:
-        name = unquote(token.text).lower() if token.kind in ("word", "name") else ""
+        if token.kind not in ("word", "name") or "pragma_" not in token.text.lower():
+            continue
+        name = unquote(token.text).lower()
         if name.startswith("pragma_") and name.removeprefix("pragma_") not in READING_PRAGMAS | DESCRIBING_PRAGMAS:
             return Refusal(Forbidden, f"{name} is not among the pragmas that reads may use", _PRAGMA_SUGGESTION)
     return None
@@ -55,9 +60,11 @@ def _pragma_tables(source: Source) -> Refusal | None:
 
 def _long_parameters(source: Source) -> Refusal | None:
     """`$name(…)` and `$a::b` are one parameter here, whatever stands in the brackets."""
+    if _MARKS.isdisjoint(source.places):
+        return None
     for index, token in enumerate(source.tokens[1:-1], start=1):
         touches = source.tokens[index - 1].end == token.start and source.tokens[index + 1].start == token.end
-        if source.keys[index - 1] in ("$", "@", ":", "#") and touches and source.keys[index + 1] in ("(", "::"):
+        if source.keys[index - 1] in _MARKS and touches and source.keys[index + 1] in ("(", "::"):
             return Refusal(
                 SqlSyntax, "a placeholder is followed by ( or ::", "put a space after the placeholder's name"
             )

@@ -1,0 +1,407 @@
+"""One statement over psycopg: at most *limit* rows, in the JSON form of docs/values.md, in few round trips.
+
+A read that stands alone takes one: what opens its transaction goes with it. A query is read through a cursor, so that
+rows past the limit stay in the server, unless its text says that it has few.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from manydb import values
+from manydb.dialects.execution import driver
+from manydb.dialects.postgresql import literals, types
+from manydb.dialects.postgresql.libpq import arguments
+from manydb.dialects.postgresql.libpq.columns import NUMERIC, RECORD, RECORDS, Columns, Reader
+from manydb.dialects.postgresql.libpq.pipeline import LostError, Pipeline, ServerError, is_alive, pipeline, script
+from manydb.dialects.postgresql.types import Type
+from manydb.dialects.rows import MAX_BYTES, Reading, Rows
+from manydb.dialects.streaming import Pace
+
+_READER = "postgresql reader"  # keys in AsyncConnection.info, which lives as long as the driver's connection
+_OPENING = "postgresql opening"
+_CURSOR = "manydb_rows"
+_CLOSE = f"CLOSE {_CURSOR}"
+_BEGIN_SECONDS = 2.0
+"""Nothing makes the beginning of a read wait: the network is silent, or the server."""
+_CHUNK = 32
+"""Rows that are taken from the network at a time: they may be long."""
+_FIRST_SLICE = 128
+"""Rows asked for of a cursor before anything is known of their size."""
+# What the text forms depend on; the server reports each when it changes, so looking costs nothing.
+_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
+_CHANGED = re.compile(rb"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
+_QUERY = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|WITH|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL)
+# Only a guess, which costs the connection where it is wrong.
+_FROM = re.compile(r"\bFROM\b", re.IGNORECASE)
+_LIMIT = re.compile(r"\bLIMIT\s+(\d{1,9})(?:\s+OFFSET\s+\d+)?[\s;]*\Z", re.IGNORECASE)
+
+
+# -- transactions ----------------------------------------------------------------------------------------------------
+
+
+async def begin(connection: AsyncConnection, steps: Sequence[str], *, alone: bool) -> None:
+    """Open a transaction by *steps*, in one round trip; *alone*, in none: the `fetch` that follows takes them along.
+
+    Raises LostError where the server has closed the connection meanwhile.
+    """
+    raw = driver(connection)
+    if not is_alive(raw):
+        raise LostError
+    if alone:
+        connection.info[_OPENING] = tuple(steps)
+        return
+    async with pipeline(raw) as line:
+        for step in steps:
+            line.query(step)
+        await line.send()
+        await line.skip(len(steps))
+
+
+async def scrub(raw: Any, info: dict[str, Any], sql: str) -> None:
+    """Undo by *sql* what the last user did; what was to be sent in front of a statement is not sent any more."""
+    info.pop(_OPENING, None)
+    await script(raw, sql)
+
+
+async def ping(raw: Any) -> bool:
+    """Whether the server answers."""
+    try:
+        await script(raw, ";")
+    except (LostError, ServerError):
+        return False
+    return True
+
+
+async def commit(connection: AsyncConnection) -> bytes:
+    """The tag of what became of the transaction: COMMIT, or ROLLBACK."""
+    async with pipeline(driver(connection)) as line:
+        line.query("COMMIT")
+        await line.send()
+        return (await line.one()).command_status or b""
+
+
+async def types_of(connection: AsyncConnection, oids: Sequence[int]) -> dict[int, Type]:
+    """What the catalog says of these types."""
+    return await _read(connection, _reader(connection), oids)
+
+
+# -- statements ------------------------------------------------------------------------------------------------------
+
+
+async def fetch(
+    connection: AsyncConnection,
+    sql: str,
+    args: tuple[Any, ...],
+    limit: int,
+    max_bytes: int = MAX_BYTES,
+) -> Rows:
+    """Run *sql* (placeholders: $1) in the open transaction, and read at most *limit* rows.
+
+    If it was begun for this *alone*, that may cost the connection. A statement without result columns gives no columns
+    and no rows. BadParameter: a value that does not fit the type which its placeholder has in the statement, or a wrong
+    number of values. Other errors: ServerError, LostError.
+    """
+    call = await _Call.of(connection, sql, args)
+    reading = Reading(limit, max_bytes, ())
+    is_query = bool(_QUERY.match(sql))
+    if is_query and not (call.is_alone and _is_short(sql, limit)):
+        await call.scroll(reading)
+    else:
+        await call.run(reading, is_drained=not call.is_alone)
+        if is_query and call.columns.have_records:
+            reading = Reading(limit, max_bytes, ())
+            await call.scroll(reading, with_records=True)
+    return await call.rows(reading)
+
+
+async def execute(
+    connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int, max_bytes: int = MAX_BYTES
+) -> Rows:
+    """As `fetch`, for a statement that may write: it runs to its end, and the rows that are not kept are dropped."""
+    call = await _Call.of(connection, sql, args, described=True)
+    reading = Reading(limit, max_bytes, ())
+    binary = call.columns.have_records
+    await call.run(reading, is_drained=True, binary=binary)
+    return await call.rows(reading, binary=binary)
+
+
+async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
+    """As `fetch`, all rows: slice by slice from a cursor, which keeps the server's place."""
+    call = await _Call.of(connection, sql, args)
+    if not _QUERY.match(sql):
+        reading = Reading(2**31, 2**63, ())
+        await call.run(reading, is_drained=True)
+        yield await call.rows(reading)
+        return
+    pace = Pace(())
+    reading = Reading(pace.wants - 1, 2**63, ())
+    await call.scroll(reading, goes_on=True)
+    while True:
+        pace.long = call.columns.long
+        pace.saw(reading.records)
+        is_last = len(reading.records) <= reading.limit
+        yield await call.rows(Reading(len(reading.records), 2**63, (), reading.records))
+        if is_last:
+            await call.close()
+            return
+        reading = Reading(pace.wants - 1, 2**63, ())
+        await call.more(reading, pace.wants)
+
+
+def _is_short(sql: str, limit: int) -> bool:
+    """Whether the text of a query says that it has no more than *limit* rows and one."""
+    if found := _LIMIT.search(sql):
+        return int(found[1]) <= limit + 1
+    return not _FROM.search(sql)
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A statement under way on *connection*."""
+
+    connection: AsyncConnection
+    sql: str
+    reader: Reader
+    opening: Sequence[str]
+    """What is still to be sent in front of it."""
+    is_alone: bool
+    """Nothing follows it in its transaction."""
+    args: Sequence[bytes | None] = ()
+    types: Sequence[int] = ()
+    columns: Columns = field(default_factory=Columns)
+    affected: int | None = None
+    has_ended: bool = True
+    """All rows have been read."""
+    place: int = 0
+    """Rows that the cursor has passed."""
+
+    @classmethod
+    async def of(
+        cls, connection: AsyncConnection, sql: str, args: tuple[Any, ...], *, described: bool = False
+    ) -> "_Call":
+        """With arguments, or where its columns must be *described* first, in a round trip of its own."""
+        reader = _reader(connection)
+        reader.forget_composites()
+        begin = connection.info.pop(_OPENING, ())
+        call = cls(connection, sql, reader, [*begin, *_pins(driver(connection))], is_alone=bool(begin))
+        if args or described:
+            await call._describe(args)
+        return call
+
+    async def _describe(self, args: tuple[Any, ...]) -> None:
+        async with pipeline(driver(self.connection)) as line:
+            self._open(line)
+            line.describe(self.sql)
+            await line.send()
+            await self._opened(line)
+            await line.skip(1)
+            found = await line.one()
+            self.columns = Columns.of(found)
+            self.types = [found.param_type(each) for each in range(found.nparams)]
+        await self._learn([*self.types, *self.columns.oids])
+        self.args = arguments.written(args, self.types, self.reader.known)
+
+    def _open(self, line: Pipeline) -> None:
+        for step in self.opening:
+            line.query(step)
+        if self.opening:
+            # Its answer is not to wait for that of the statement: who hears nothing knows that nobody is there.
+            line.flush()
+
+    async def _opened(self, line: Pipeline) -> None:
+        if not self.opening:
+            return
+        try:
+            async with asyncio.timeout(_BEGIN_SECONDS):
+                await line.skip(len(self.opening))
+        except TimeoutError as exc:
+            raise LostError from exc
+        self.opening = ()
+
+    # -- rows
+
+    async def run(self, reading: Reading, *, is_drained: bool, binary: bool = False) -> None:
+        """Run the statement as it is; the rows that *reading* does not want are dropped, or else the connection is."""
+        with arguments.blamed(self.types, self.reader.known):
+            async with pipeline(driver(self.connection)) as line:
+                self._open(line)
+                line.query(self.sql, self.args, self.types, binary=binary)
+                await line.send()
+                await self._opened(line)
+                await self._take(line, reading, is_drained=is_drained)
+        if line.is_abandoned:
+            await self.connection.invalidate()
+
+    async def scroll(self, reading: Reading, *, with_records: bool = False, goes_on: bool = False) -> None:
+        """Read what *reading* wants of the query through a cursor, which stays open where reading *goes_on*.
+
+        Once without, then *with_records*, whose fields' types only the binary form tells: that is read beside the text.
+        """
+        wanted = min(reading.limit + 1, _FIRST_SLICE)
+        direction = "SCROLL" if with_records else "NO SCROLL"
+        # The end of the transaction closes it, too.
+        closes = not (self.is_alone or goes_on)
+        with arguments.blamed(self.types, self.reader.known):
+            async with pipeline(driver(self.connection)) as line:
+                self._open(line)
+                line.query(f"DECLARE {_CURSOR} {direction} CURSOR FOR {self.sql}", self.args, self.types)
+                self._ask(line, wanted, with_records=with_records)
+                if closes and wanted > reading.limit:
+                    line.query(_CLOSE)
+                await line.send()
+                await self._opened(line)
+                await line.skip(1)
+                await self._slice(line, reading, wanted, with_records=with_records)
+        if self.columns.have_records and not with_records:
+            if not closes or wanted <= reading.limit:
+                await self.close()
+            reading.records, reading.size, self.place = [], 0, 0
+            await self.scroll(reading, with_records=True, goes_on=goes_on)
+            return
+        if wanted > reading.limit or goes_on:
+            return
+        while not self.has_ended and (wanted := reading.wants):
+            await self.more(reading, wanted)
+        if closes:
+            await self.close()
+
+    async def more(self, reading: Reading, wanted: int) -> None:
+        """Read *wanted* further rows from the cursor."""
+        async with pipeline(driver(self.connection)) as line:
+            self._ask(line, wanted, with_records=self.columns.have_records)
+            await line.send()
+            await self._slice(line, reading, wanted, with_records=self.columns.have_records)
+
+    async def close(self) -> None:
+        """Let go of the query's tables."""
+        async with pipeline(driver(self.connection)) as line:
+            line.query(_CLOSE)
+            await line.send()
+            await line.skip(1)
+
+    def _ask(self, line: Pipeline, wanted: int, *, with_records: bool) -> None:
+        line.query(f"FETCH FORWARD {wanted} FROM {_CURSOR}")
+        if with_records:
+            line.query(f"MOVE ABSOLUTE {self.place} FROM {_CURSOR}")
+            line.query(f"FETCH FORWARD {wanted} FROM {_CURSOR}", binary=True)
+
+    async def _slice(self, line: Pipeline, reading: Reading, wanted: int, *, with_records: bool) -> None:
+        before = len(reading.records)
+        await self._take(line, reading, is_drained=True)
+        self.place += wanted
+        self.has_ended = self.has_ended and len(reading.records) - before < wanted
+        if with_records:
+            await line.skip(1)
+            await self._replace_records(line, reading, before)
+
+    async def _replace_records(self, line: Pipeline, reading: Reading, row: int) -> None:
+        """Put what the next command says of records into *reading*, from *row* on."""
+        places = [index for index, oid in enumerate(self.columns.oids) if oid in {RECORD, RECORDS}]
+        result = await line.next(_CHUNK)
+        while result is not None:
+            wanted = min(result.ntuples, len(reading.records) - row)
+            for found in self.reader.load_binary(result, places, wanted):
+                record = list(reading.records[row])
+                for index, value in zip(places, found, strict=True):
+                    record[index] = value
+                reading.records[row] = record
+                row += 1
+            result = await line.next()
+
+    async def _take(self, line: Pipeline, reading: Reading, *, is_drained: bool) -> None:
+        """The rows of a command, until *reading* has what it wants; then the rest is dropped, or the line abandoned."""
+        self.has_ended = True
+        result = await line.next(_CHUNK)
+        if result is None:
+            return
+        self.columns = Columns.of(result)
+        reading.long = self.columns.long
+        while result is not None:
+            if result.ntuples and (reading.is_full or len(reading.records) > reading.limit):
+                self.has_ended = False
+                # Who needs the connection once more cannot do without it.
+                if not (is_drained or self.columns.have_records or self.reader.missing(self.columns.oids)):
+                    line.is_abandoned = True
+                    return
+            elif result.ntuples:
+                _add(reading, self.reader.load(result))
+            if tag := _CHANGED.fullmatch(result.command_status or b""):
+                self.affected = int(tag[1])
+            result = await line.next()
+
+    async def rows(self, reading: Reading, *, binary: bool = False) -> Rows:
+        """What *reading* has read, in the form that JSON needs; what was *binary* has it already."""
+        await self._learn(self.columns.oids)
+        kept, more, full = reading.kept(unread=not self.has_ended)
+        for index, oid in enumerate(self.columns.oids):
+            if oid == NUMERIC:
+                reading.weigh([record[index] for record in kept])
+        known = self.reader.known
+        rows = values.rows(kept, {} if binary else self.columns.converters(known))
+        names, titles = self.columns.names, self.columns.types(known)
+        size, widest = reading.size, reading.widest
+        return Rows(names, titles, rows, more=more, full=full, size=size, affected=self.affected, widest=widest)
+
+    async def _learn(self, oids: Sequence[int]) -> None:
+        """Ask the catalog for what is not known; in the transaction, which must be open and unharmed."""
+        if missing := self.reader.missing(oids):
+            self.reader.learn(await _read(self.connection, self.reader, missing))
+
+
+@dataclass(frozen=True, slots=True)
+class _Catalog:
+    """What `types.read` asks."""
+
+    raw: Any
+    reader: Reader
+
+    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
+        """*args* are lists of oids."""
+        written = [literals.to_array(list(map(str, each))).encode() for each in args]
+        async with pipeline(self.raw) as line:
+            line.query(query, written)
+            await line.send()
+            result = await line.one()
+        columns = Columns.of(result)
+        rows = values.rows(self.reader.load(result), columns.converters(self.reader.known))
+        return [dict(zip(columns.names, row, strict=True)) for row in rows]
+
+
+def _reader(connection: AsyncConnection) -> Reader:
+    reader: Reader | None = connection.info.get(_READER)
+    if reader is None:
+        reader = connection.info[_READER] = Reader(driver(connection))
+    return reader
+
+
+async def _read(connection: AsyncConnection, reader: Reader, oids: Iterable[int]) -> dict[int, Type]:
+    return await types.read(_Catalog(driver(connection), reader), oids)
+
+
+def _add(reading: Reading, found: Sequence[Sequence[Any]]) -> None:
+    """Let *reading* have *found*; of rows so long that it is full by them, those that it wants."""
+    count, size = len(reading.records), reading.size
+    reading.add(found)
+    if not reading.is_full:
+        return
+    del reading.records[count:]
+    reading.size = size
+    for row in found:
+        reading.add([row])
+        if reading.wants == 0:
+            return
+
+
+def _pins(raw: Any) -> list[str]:
+    """What makes the session write dates, times and intervals as ISO 8601; nothing where it does so already."""
+    status = raw.pgconn.parameter_status
+    return [
+        f"SET {name} TO '{value}'"
+        for name, value in _SESSION.items()
+        if not (status(name.encode()) or b"").startswith(value.encode())
+    ]
