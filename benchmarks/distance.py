@@ -10,9 +10,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import URL
+
 from benchmarks import items, proxy
 from benchmarks.clients import Asking
-from benchmarks.drivers import DRIVERS, Fetch, core
+from benchmarks.drivers import DRIVERS, Fetch, core, ways
 from benchmarks.lab import MANYDB, Lab, piped, plain
 from benchmarks.measuring import Sample, Timed, taking_turns
 from benchmarks.proxy import PROTOCOLS, Proxy, Turn
@@ -71,20 +73,27 @@ async def run(lab: Lab) -> AsyncGenerator[Figure]:
     for backend in lab.servers:
         if backend not in PROTOCOLS:
             continue  # a file is not away
-        async with lab.database(backend) as url, AsyncExitStack() as stack:
-            await items.fill(url, ROWS)
-            rounds = lab.rounds_of(ROUNDS, QUICK_ROUNDS)
-            line, far = await stack.enter_async_context(proxy.between(url, AWAY))
-            settings = {"connections": {"db": {"url": plain(far)}}}
-            async with piped(MANYDB, **settings) as server:
-                for figure in await _trips(backend, server.client, line, rounds):
+        async with lab.database(backend) as database:
+            await items.fill(database, ROWS)
+            for way, url in ways(database):
+                async for figure in _away(lab, way, url):
                     yield figure
-                # Floors of their own connections, made beforehand: what manydb does when it is asked first is above.
-                driver = await stack.enter_async_context(DRIVERS[backend].connect(far))
-                floors = Floors(driver, await stack.enter_async_context(core(far)))
-                for call in CALLS:
-                    for figure in await _times(backend, server.client, floors, line, call, rounds):
-                        yield figure
+
+
+async def _away(lab: Lab, way: str, url: URL) -> AsyncGenerator[Figure]:
+    rounds = lab.rounds_of(ROUNDS, QUICK_ROUNDS)
+    async with AsyncExitStack() as stack:
+        line, far = await stack.enter_async_context(proxy.between(url, AWAY))
+        settings = {"connections": {"db": {"url": plain(far)}}}
+        async with piped(MANYDB, **settings) as server:
+            for figure in await _trips(way, server.client, line, rounds):
+                yield figure
+            # Floors of their own connections, made beforehand: what manydb does when it is asked first is above.
+            driver = await stack.enter_async_context(DRIVERS[way].connect(far))
+            floors = Floors(driver, await stack.enter_async_context(core(far)))
+            for call in CALLS:
+                for figure in await _times(way, server.client, floors, line, call, rounds):
+                    yield figure
 
 
 async def _trips(backend: str, client: Asking, line: Proxy, rounds: int) -> list[Figure]:

@@ -69,6 +69,20 @@ async def _asyncmy(url: URL) -> AsyncGenerator[Fetch]:
 
 
 @asynccontextmanager
+async def _psycopg(url: URL) -> AsyncGenerator[Fetch]:
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await import_module("psycopg").AsyncConnection.connect(address, autocommit=True)
+
+    async def fetch(sql: str, *args: Any) -> Any:
+        return await (await connection.execute(sql, args or None)).fetchall()
+
+    try:
+        yield fetch
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
 async def _aiosqlite(url: URL) -> AsyncGenerator[Fetch]:
     async with aiosqlite.connect(str(url.database)) as connection:
 
@@ -80,6 +94,7 @@ async def _aiosqlite(url: URL) -> AsyncGenerator[Fetch]:
 
 DRIVERS: Mapping[str, Driver] = {
     "postgresql": Driver(_asyncpg, "$1"),
+    "postgresql+psycopg": Driver(_psycopg, "%s"),
     "mysql": Driver(_aiomysql, "%s"),
     "sqlite": Driver(_aiosqlite, "?"),
     "mysql+asyncmy": Driver(_asyncmy, "%s"),

@@ -13,7 +13,8 @@ from sqlalchemy import URL, NullPool, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from manydb import dialects
-from manydb.engines import EngineRegistry, Lease, Pool, Target
+from manydb.engines import EngineRegistry, Pool
+from manydb.leases import Lease, Target
 from manydb.settings import Access, Settings
 
 ENDLESS = (

@@ -14,8 +14,9 @@ from sqlalchemy import URL
 
 from manydb import dialects, transactions
 from manydb.dialects import Dialect
-from manydb.engines import EngineRegistry, Lease, Pool, Target
+from manydb.engines import EngineRegistry, Pool
 from manydb.errors import PoolBusy, Unreachable
+from manydb.leases import Lease, Target
 from manydb.settings import Access
 from tests.conftest import Databases
 from tests.observers import Observer, eventually, settings, wired
@@ -170,6 +171,7 @@ async def test_an_engine_past_its_lifetime_is_replaced_and_lives_on_for_who_hold
     async with opened(engine_max_lifetime=100) as house:
         async with house.lease(database_url) as old:
             assert await ask(old) == 1
+            await asyncio.gather(*old.returning)
             house.clock.now += 100
             async with house.lease(database_url) as new:
                 assert new.engine is not old.engine
@@ -236,6 +238,19 @@ async def test_an_exhausted_pool_tells_how_many_connections_are_busy(database_ur
             with pytest.raises(PoolBusy, match="all 2 connections"):
                 await ask(lease)
         assert await ask(lease) == 1
+
+
+async def test_who_asks_one_thing_right_after_the_other_gets_a_second_connection(postgresql_url: str) -> None:
+    # The first is still being cleaned when the next question comes.
+    async with opened() as house, house.lease(postgresql_url, pool=Pool(size=5, recycle=1_000, idle_ttl=300)) as lease:
+        assert await ask(lease) == 1
+        assert await Observer.of(postgresql_url).sessions() == 1
+        for _ in range(10):
+            assert await ask(lease) == 1
+        while lease.returning:
+            await asyncio.wait(lease.returning)
+        assert house.engines.stats()[0].idle == 2
+        assert await Observer.of(postgresql_url).sessions() == 2
 
 
 # ---- closing --------------------------------------------------------------------------------------------------------

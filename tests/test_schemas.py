@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from manydb.dialects.sqlite import SQLite
-from manydb.engines import Target
+from manydb.leases import Target
 from manydb.schemas import SchemaCache
 
 SALES, STAFF = (Target(SQLite(), make_url(f"sqlite:///{name}.db")) for name in ("sales", "staff"))

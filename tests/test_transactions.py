@@ -14,8 +14,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from manydb import transactions
 from manydb.dialects.rows import Rows
-from manydb.engines import Lease
 from manydb.errors import StatementTimeout, UnknownTable
+from manydb.leases import Lease
 from manydb.server import build_server
 from tests.conftest import Databases
 from tests.observers import ENDLESS, Observer, eventually, leased, settings, wired

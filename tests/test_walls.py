@@ -20,8 +20,9 @@ from manydb.dialects.grammar import Grammar
 from manydb.dialects.mysql.grammar import GRAMMAR as MYSQL
 from manydb.dialects.postgresql.grammar import GRAMMAR as POSTGRESQL
 from manydb.dialects.rows import Rows
-from manydb.engines import EngineRegistry, Lease, Pool, Target
+from manydb.engines import EngineRegistry, Pool
 from manydb.errors import Forbidden, ManydbError, ReadOnly, SqlSyntax
+from manydb.leases import Lease, Target
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.corpus_bench import BACKENDS, Bench, entered, lines, loaded, send, text_of

@@ -9,9 +9,9 @@ from weakref import WeakValueDictionary
 from manydb import reads
 from manydb.callers import Caller
 from manydb.connections import Registration
-from manydb.engines import Target
 from manydb.errors import BadParameter, ManydbError
 from manydb.gateway import Gateway
+from manydb.leases import Target
 from manydb.query import Page, QueryResult
 
 

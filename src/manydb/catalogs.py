@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from manydb import names
 from manydb.connections import Registration
 from manydb.dialects.schema import Overview, Snapshot, Table, TableName
-from manydb.engines import Target
 from manydb.errors import UnknownTable
+from manydb.leases import Target
 from manydb.lineage import Catalog, Routine
 from manydb.policy import Guard, Policy
 from manydb.schemas import SchemaCache

@@ -13,9 +13,10 @@ from manydb import dialects
 from manydb.admission import Admission
 from manydb.callers import Caller
 from manydb.dialects import Dialect
-from manydb.engines import Pool, Target
+from manydb.engines import Pool
 from manydb.errors import BadParameter, SettingsError, UnknownConnection
 from manydb.handles import Handles
+from manydb.leases import Target
 from manydb.policy import Policy
 from manydb.settings import NAME_RULE, Access, ConnectionSettings, Settings, is_name
 

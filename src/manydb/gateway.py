@@ -20,7 +20,7 @@ from manydb import transactions
 from manydb.callers import Caller
 from manydb.catalogs import Catalogs
 from manydb.connections import Connections, Registration
-from manydb.engines import EngineRegistry, Lease
+from manydb.engines import EngineRegistry
 from manydb.errors import (
     AuthFailed,
     BadParameter,
@@ -35,6 +35,7 @@ from manydb.errors import (
 from manydb.handles import Handles
 from manydb.history import History
 from manydb.holdings import Holdings
+from manydb.leases import Lease
 from manydb.results import Results
 from manydb.settings import Isolation, Settings
 from manydb.standings import Standings

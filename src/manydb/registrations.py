@@ -17,9 +17,9 @@ from manydb.admission import Admission, AdmissionPolicy
 from manydb.callers import Caller
 from manydb.connections import Registration
 from manydb.dialects.powers import Powers
-from manydb.engines import Lease
 from manydb.errors import BadParameter, Forbidden, ManydbError, TlsFailed, Unreachable
 from manydb.gateway import Gateway
+from manydb.leases import Lease
 from manydb.policy import Policy
 from manydb.settings import Access
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from manydb.engines import Target
+from manydb.leases import Target
 
 P = TypeVar("P", bound=Hashable)
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.connections import Registration
 from manydb.dialects.powers import Powers
-from manydb.engines import Health
 from manydb.errors import ManydbError
+from manydb.leases import Health
 
 _WAIT_SECONDS = 1.0
 """How long a list waits for databases not heard of yet; the slower ones are told as unknown."""

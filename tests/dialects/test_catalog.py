@@ -12,7 +12,8 @@ from manydb import lineage
 from manydb.dialects.catalog import Catalog
 from manydb.dialects.mysql.catalog import MySQLCatalog
 from manydb.dialects.mysql.describing import plain_type
-from manydb.dialects.postgresql.catalog import PostgreSQLCatalog, plain_expression, short_type
+from manydb.dialects.postgresql.catalog import PostgreSQLCatalog
+from manydb.dialects.postgresql.describing import plain_expression, short_type
 from manydb.dialects.schema import Column, ForeignKey, Index, Overview, Table, TableName
 from manydb.dialects.sqlite import creation
 from manydb.dialects.sqlite.catalog import SQLiteCatalog

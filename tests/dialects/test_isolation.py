@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import transactions
-from manydb.engines import Lease
 from manydb.errors import ManydbError
+from manydb.leases import Lease
 from manydb.settings import Access
 from tests.conftest import Databases
 from tests.observers import Observer, leased

@@ -11,8 +11,8 @@ from manydb import transactions
 from manydb.dialects.execution import driver
 from manydb.dialects.postgresql.libpq.pipeline import ServerError, pipeline
 from manydb.dialects.rows import Rows
-from manydb.engines import Lease
 from manydb.errors import ManydbError, ReadOnly, SqlSyntax, StatementTimeout, Unreachable, Unsupported
+from manydb.leases import Lease
 from tests.conftest import Databases
 from tests.observers import ENDLESS, Observer, eventually, leased, wired
 

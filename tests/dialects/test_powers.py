@@ -23,7 +23,8 @@ from manydb.dialects.mysql import powers as mysql
 from manydb.dialects.postgresql import powers as postgresql
 from manydb.dialects.powers import PASSWORD, Powers, counted, listed
 from manydb.dialects.sqlite import powers as sqlite
-from manydb.engines import EngineRegistry, Target
+from manydb.engines import EngineRegistry
+from manydb.leases import Target
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.servers import entered, new_name

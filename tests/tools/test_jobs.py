@@ -15,10 +15,11 @@ from fastmcp.utilities.tests import asgi_server
 from manydb import dialects, reads
 from manydb.callers import NOBODY, PROCESS, Caller
 from manydb.connections import Registration
-from manydb.engines import Pool, Target
+from manydb.engines import Pool
 from manydb.errors import Expired, TooMany
 from manydb.gateway import Gateway
 from manydb.jobs import Job, Jobs
+from manydb.leases import Target
 from manydb.server import build_server
 from manydb.settings import Settings
 from tests.observers import ENDLESS, Observer, eventually

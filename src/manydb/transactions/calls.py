@@ -12,7 +12,6 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.execution import driver
-from manydb.engines import Lease
 from manydb.errors import (
     Cancelled,
     Internal,
@@ -21,6 +20,7 @@ from manydb.errors import (
     StatementTimeout,
     Unreachable,
 )
+from manydb.leases import Lease
 
 _log = logging.getLogger(__name__)
 

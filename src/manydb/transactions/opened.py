@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb.engines import Lease
 from manydb.errors import BadParameter, Conflict, Expired, Internal, ManydbError, OutcomeUnknown, PoolBusy, Unreachable
+from manydb.leases import Lease
 from manydb.settings import Isolation
 from manydb.transactions.calls import Call, Work, stoppable
 

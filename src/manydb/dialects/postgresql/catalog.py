@@ -4,29 +4,25 @@ Each value is cast to text, int, bool or text[]: a session may have codecs of it
 them, which is why JSON travels as text here.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.catalog import OPERATOR, Catalog, read_rows
+from manydb.dialects.postgresql import describing
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
     ForeignKey,
-    Index,
     IndexEntry,
     Overview,
     References,
     Relation,
     Table,
     TableName,
-    in_order,
 )
 
 # PostgreSQL keeps the prefix pg_ for itself: catalogs, TOAST and the temporary schemas of sessions.
@@ -77,56 +73,6 @@ LEFT JOIN pg_constraint p ON p.oid = f.conparentid
 WHERE f.contype = 'f' AND p.conrelid IS DISTINCT FROM f.conrelid
 ORDER BY sn.nspname, s.relname, f.conname, k.position"""
 
-_COLUMNS_OF_TABLE = """(SELECT json_agg(json_build_array(
-        a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
-        pg_get_expr(d.adbin, d.adrelid, true), a.attidentity, a.attgenerated,
-        pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%'
-            AND pg_get_serial_sequence(format('%I.%I', n.nspname, c.relname), a.attname) IS NOT NULL,
-        CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) || coalesce((
-            SELECT string_agg(' ' || pg_get_constraintdef(k.oid, true), '' ORDER BY k.conname)
-            FROM pg_constraint k WHERE k.contypid = t.oid AND k.contype = 'c'), '') END,
-        CASE WHEN t.typtype IN ('e', 'd') OR t.typcategory = 'A' THEN (
-            SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e
-            WHERE e.enumtypid IN (t.oid, t.typelem, t.typbasetype)) END,
-        (SELECT o.description FROM pg_description o WHERE o.objoid = c.oid AND o.objsubid = a.attnum
-            AND o.classoid = 'pg_class'::regclass)) ORDER BY a.attnum)
-    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)"""
-
-_INDEXES_OF_TABLE = """(SELECT json_agg(json_build_array(i.relname, x.indisunique,
-        CASE WHEN m.amname <> 'btree' THEN m.amname END, pg_get_expr(x.indpred, x.indrelid, true),
-        (SELECT json_agg(pg_get_indexdef(x.indexrelid, k, true) ||
-             CASE WHEN x.indoption[k - 1] & 1 = 1 THEN ' desc' ELSE '' END ORDER BY k)
-         FROM generate_series(1, x.indnkeyatts) k),
-        (SELECT json_agg(pg_get_indexdef(x.indexrelid, k, true) ORDER BY k)
-         FROM generate_series(x.indnkeyatts + 1, x.indnatts) k)) ORDER BY i.relname)
-    FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am m ON m.oid = i.relam
-    WHERE x.indrelid = c.oid AND NOT x.indisprimary)"""
-
-# Kind, name, the numbers of a key's columns, and a text of those that are more than a key.
-_CONSTRAINTS_OF_TABLE = """(SELECT json_agg(json_build_array(k.contype, k.conname, k.conkey,
-        CASE k.contype WHEN 'c' THEN pg_get_expr(k.conbin, k.conrelid, true)
-             WHEN 'x' THEN pg_get_constraintdef(k.oid, true) END) ORDER BY k.conname)
-    FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'c', 'x'))"""
-
-_DESCRIBE = f"""
-SELECT n.nspname::text, c.relname::text, {_KIND}, {_COMMENT},
-       {_COLUMNS_OF_TABLE}::text, {_CONSTRAINTS_OF_TABLE}::text, {_INDEXES_OF_TABLE}::text,
-       CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid, true) ELSE '' END,
-       array_remove(ARRAY[
-           CASE WHEN c.relkind = 'p' THEN 'partition by ' || pg_get_partkeydef(c.oid) END,
-           (SELECT CASE WHEN c.relispartition THEN 'partition of ' ELSE 'inherits ' END || h.inhparent::regclass
-                   || coalesce(' ' || pg_get_expr(c.relpartbound, c.oid), '')
-            FROM pg_inherits h WHERE h.inhrelid = c.oid ORDER BY h.inhseqno LIMIT 1),
-           (SELECT 'foreign server ' || quote_ident(v.srvname) FROM pg_foreign_table g
-            JOIN pg_foreign_server v ON v.oid = g.ftserver WHERE g.ftrelid = c.oid),
-           CASE WHEN c.relrowsecurity THEN 'row level security' END], NULL)
-FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS asked(schema, name)
-JOIN pg_namespace n ON n.nspname = asked.schema
-JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = asked.name
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
-
 _OUTLINES = f"""
 SELECT n.nspname::text, c.relname::text, {_KIND},
        ARRAY(SELECT a.attname::text FROM pg_attribute a
@@ -139,13 +85,6 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND {_USER_SCHEMA}"""
 
 _ACTIONS = {"r": "restrict", "c": "cascade", "n": "set null", "d": "set default"}
-_SHORT_TYPES = (
-    (re.compile(r"^character varying"), "varchar"),
-    (re.compile(r"^character(?=\(|\[|$)"), "char"),
-    (re.compile(r"^(timestamp|time)(\(\d\))? with time zone"), r"\1tz\2"),
-    (re.compile(r"^(timestamp|time)(\(\d\))? without time zone"), r"\1\2"),
-)
-# Quoted names and whole literals are consumed, so that nothing inside them is taken for a cast.
 _ROUTINES = """
 SELECT p.proname::text, coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), ''),
     coalesce((SELECT string_agg(o.oprname, ' ') FROM pg_operator o WHERE o.oprcode = p.oid), '')
@@ -187,16 +126,10 @@ _WORDS_FOR = {
     "!~": ("SIMILAR",),
 }
 
-_CAST_LITERAL = re.compile(
-    r"""("(?:[^"]|"")*")|('(?:[^']|'')*')(?:::(?:character varying|text|bpchar)(?:\(\d+\))?(?![\w\[]))?"""
-)
-_ANY_OF_LITERALS = re.compile(
-    r"(\"(?:[^\"]|\"\")+\"|\w+)(?:::text)? = ANY \(\(?ARRAY\[((?:'(?:[^']|'')*'(?:, )?)+)\]\)?(?:::text\[\])?\)"
-)
-
 
 class PostgreSQLCatalog(Catalog):
     operators_may_act = True
+    describes_alone = True
 
     async def overview(self, conn: AsyncConnection) -> Overview:
         ((default,),) = await read_rows(conn, "SELECT current_schema()::text")
@@ -204,7 +137,7 @@ class PostgreSQLCatalog(Catalog):
 
     async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
         return tuple(
-            ColumnEntry(schema, table, name, short_type(type_text), comment)
+            ColumnEntry(schema, table, name, describing.short_type(type_text), comment)
             for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
         )
 
@@ -228,9 +161,7 @@ class PostgreSQLCatalog(Catalog):
         return functions | {OPERATOR + name for name in (*operators, *words)}
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
-        asked = {"schemas": [name.schema for name in names], "names": [name.name for name in names]}
-        found = await conn.execute(text(_DESCRIBE), asked)
-        return in_order(map(_table, found), names)
+        return await describing.tables(conn, names)
 
     async def references(self, conn: AsyncConnection) -> References:
         found: dict[bool, list[ForeignKey]] = {False: [], True: []}
@@ -247,27 +178,6 @@ def _relation(row: Sequence[Any]) -> Relation:
     return Relation(schema, name, kind, visible, comment, estimate, columns)
 
 
-def _table(row: Sequence[Any]) -> Table:
-    """One row of the describing query; the plurals but *notes* are JSON, null where there is none."""
-    schema, name, kind, comment, columns, constraints, indexes, definition, notes = row
-    listed, constrained = _array(columns), _array(constraints)
-    by_number = {number: column for number, column, *_ in listed}
-    excluding = {constraint for kind_, constraint, _, _ in constrained if kind_ == "x"}
-    return Table(
-        schema,
-        name,
-        kind,
-        comment,
-        columns=tuple(_column(column) for _, *column in listed),
-        primary_key=tuple(by_number[each] for kind_, _, key, _ in constrained if kind_ == "p" for each in key),
-        # The index of an exclusion constraint bears its name.
-        indexes=tuple(_index(index) for index in _array(indexes) if index[0] not in excluding),
-        checks=tuple(plain_expression(told) for kind_, _, _, told in constrained if kind_ == "c"),
-        definition=_query(definition),
-        notes=(*notes, *(f"exclude{told[7:]}" for kind_, _, _, told in constrained if kind_ == "x")),
-    )
-
-
 def _outline(row: Sequence[Any]) -> Table:
     schema, name, kind, columns, generated, definition = row
     made = orjson.loads(generated) if generated else {}
@@ -276,38 +186,8 @@ def _outline(row: Sequence[Any]) -> Table:
         name,
         kind,
         columns=tuple(Column(column, "", generated=made.get(column)) for column in columns),
-        definition=_query(definition),
+        definition=describing.plain_query(definition),
     )
-
-
-def _query(definition: str) -> str:
-    return definition.strip().removesuffix(";")
-
-
-def _array(json_text: str | None) -> list[Any]:
-    return orjson.loads(json_text) or [] if json_text else []
-
-
-def _column(row: Sequence[Any]) -> Column:
-    name, type_text, nullable, expression, identity, generated, serial, base, values, comment = row
-    plain = plain_expression(expression).removesuffix(f"::{type_text}") if expression else None
-    counted = "identity" if identity else "serial" if serial else ""
-    return Column(
-        name,
-        short_type(type_text),
-        nullable=nullable,
-        default=None if counted or generated else plain,
-        identity=counted,
-        generated=plain if generated else None,
-        base=short_type(base or ""),
-        values=tuple(values or ()),
-        comment=comment or "",
-    )
-
-
-def _index(row: Sequence[Any]) -> Index:
-    name, unique, method, where, columns, include = row
-    return Index(name, tuple(columns), unique, method or "", plain_expression(where or ""), tuple(include or ()))
 
 
 def _foreign_key(place: Sequence[Any], parts: Sequence[Sequence[Any]]) -> ForeignKey:
@@ -320,19 +200,3 @@ def _foreign_key(place: Sequence[Any], parts: Sequence[Sequence[Any]]) -> Foreig
         on_delete=_ACTIONS.get(on_delete, ""),
         on_update=_ACTIONS.get(on_update, ""),
     )
-
-
-@lru_cache(maxsize=1000)  # a schema has thousands of columns and a few dozen types
-def short_type(type_text: str) -> str:
-    """The everyday spelling of a type: `character varying(40)` is `varchar(40)`."""
-    for long, short in _SHORT_TYPES:
-        type_text = long.sub(short, type_text)
-    return type_text
-
-
-def plain_expression(expression: str) -> str:
-    """An expression without the casts that PostgreSQL adds to text literals, and `= ANY (ARRAY[…])` as `IN (…)`.
-
-    `'new'::character varying` is `'new'`; both spellings mean the same to the server.
-    """
-    return _ANY_OF_LITERALS.sub(r"\1 IN (\2)", _CAST_LITERAL.sub(r"\1\2", expression))

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from manydb import values
 from manydb.dialects.execution import driver
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
-from manydb.dialects.sqlite.opened import Opened, is_busy
+from manydb.dialects.sqlite.opened import Opened
 from manydb.dialects.streaming import Pace
 from manydb.errors import BadParameter
 
@@ -47,16 +47,16 @@ async def fetch(
 
     if not opened.reads_alone:
         return await raw._execute(run)  # noqa: SLF001
-    if opened.ends_at_once(sql, bound):
-        try:
-            return run()
-        except sqlite3.OperationalError as error:
-            if not is_busy(error):
-                raise
+    if opened.ends_at_once(sql, bound) and (rows := opened.at_once(run)) is not None:
+        return rows
+
+    def wait_and_run() -> Rows:
+        rows = opened.patiently(run)
+        opened.learn()
+        return rows
+
     # One visit to the thread instead of three (execute, fetchmany, close), and the rows are converted there as well.
-    rows = await raw._execute(lambda: opened.patiently(run))  # noqa: SLF001
-    opened.is_warm = True
-    return rows
+    return await raw._execute(wait_and_run)  # noqa: SLF001
 
 
 async def execute(

@@ -5,6 +5,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +16,9 @@ _OPCODES = 10_000
 _PAUSES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 _LONG = 1_000
 """Characters; longer statements take their time to compile."""
-# Steps of a program that read at most a row, and never many pages of the file.
+_LONG_CELL = 10_000
+"""Bytes; longer cells take their time to be read, compared and converted."""
+# Steps of a program that read at most a row.
 _STEPS = frozenset({
     "Init", "Goto", "Halt", "Noop", "Explain", "Transaction", "OpenRead", "Close", "ResultRow", "Once",
     "Integer", "Int64", "Real", "String", "String8", "Null", "Blob", "Variable", "Copy", "SCopy", "Move",
@@ -46,8 +49,8 @@ class Opened(sqlite3.Connection):
         """Seconds that `patiently` waits for a lock."""
         self.reads_alone = False
         """The next statement is a read without a transaction around it, which has one of its own."""
-        self.is_warm = False
-        """The schema has been read, which the first statement does, however short it is."""
+        self._plain_schema: int | None = None
+        """The version of a schema that has been read, which takes its time, and has no views."""
 
     def patiently(self, work: Callable[[], T]) -> T:
         """Do *work*, again while somebody else holds the file's lock. It must be done in the connection's thread."""
@@ -61,16 +64,44 @@ class Opened(sqlite3.Connection):
             time.sleep(pause)
         raise AssertionError  # unreachable: pauses never end
 
+    def learn(self) -> None:
+        """Look at the schema, for `ends_at_once`; it must be done in the connection's thread."""
+        with suppress(sqlite3.Error):  # somebody has locked the file, or the time is over: next time
+            version = self._version()
+            if version != self._plain_schema:
+                views = self.execute("SELECT 1 FROM sqlite_master WHERE type = 'view' LIMIT 1").fetchall()
+                self._plain_schema = None if views else version
+
     def ends_at_once(self, sql: str, args: tuple[Any, ...]) -> bool:
-        """Whether no step of what *sql* is compiled to runs twice, and none but reads a row."""
-        if not self.is_warm or len(sql) > _LONG:
+        """Whether no step of what *sql* is compiled to runs twice, and none but reads a row; if its cells are short."""
+        # Each mention of a view or of a WITH query is compiled anew: the work may double with every few characters.
+        if len(sql) > _LONG or "with" in sql.lower():
             return False
         try:
+            if self._plain_schema is None or self._plain_schema != self._version():
+                return False
             steps = self.execute("EXPLAIN " + sql, args).fetchall()
         except sqlite3.Error:  # whoever runs it will be told
             return False
         # Only jumps lead backwards here, and the last step's is how every program begins.
         return all(name in _STEPS and (name != "Goto" or to > number) for number, name, _, to, *_ in steps[:-1])
+
+    def at_once(self, work: Callable[[], T]) -> T | None:
+        """Do *work*, a statement that `ends_at_once`; None where it did not, for it met a lock or a long cell."""
+        longest = self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONG_CELL)
+        try:
+            return work()
+        except sqlite3.Error as error:
+            if not is_busy(error) and _code(error) != sqlite3.SQLITE_TOOBIG:
+                raise
+            return None
+        finally:
+            self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
+
+    def _version(self) -> int:
+        """Of the schema, which is not read for it."""
+        version: int = self.execute("PRAGMA schema_version").fetchone()[0]
+        return version
 
 
 class Reader(Opened):
@@ -82,4 +113,9 @@ class Reader(Opened):
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 where Python's module found the fault."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF

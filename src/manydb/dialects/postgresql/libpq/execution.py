@@ -90,6 +90,22 @@ async def types_of(connection: AsyncConnection, oids: Sequence[int]) -> dict[int
     return await _read(connection, _reader(connection), oids)
 
 
+async def read(connection: AsyncConnection, sql: str, args: Sequence[str]) -> list[bytes]:
+    """The first column of a query of our own, which is never null; all arguments are texts.
+
+    As the statement of a `fetch`, it takes along what is still to be sent in front of it.
+    """
+    opening = connection.info.pop(_OPENING, ())
+    call = _Call(connection, sql, _reader(connection), opening, is_alone=False)
+    async with pipeline(driver(connection)) as line:
+        call._open(line)
+        line.query(sql, [each.encode() for each in args])
+        await line.send()
+        await call._opened(line)
+        result = await line.one()
+    return [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
+
+
 # -- statements ------------------------------------------------------------------------------------------------------
 
 
