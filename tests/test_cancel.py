@@ -29,6 +29,8 @@ ENDLESS = (
     "SELECT count(*) FROM marks, n a, n b, n c, n d"
 )
 """Counts to 10¹² and further, and reads a table: before somebody does, InnoDB and SQLite have begun no transaction."""
+# Each connection's name, and how its database is reached.
+PLACES = {**{backend: backend for backend in BACKENDS}, "postgresql.psycopg": "postgresql+psycopg"}
 # Of each session: its number, whether it runs a statement, whether it is in a transaction. What was told to end runs
 # until it has ended; MariaDB calls it 'Killed' meanwhile.
 SESSIONS = {
@@ -45,8 +47,8 @@ PATIENCE_SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 async def urls(databases: Databases) -> Urls:
-    """A database of each backend, by the backend's name, that holds one mark."""
-    made = {backend: await databases.create(backend) for backend in BACKENDS}
+    """A database for each of PLACES, by its name, that holds one mark."""
+    made = {name: await databases.create(way) for name, way in PLACES.items()}
     for url in made.values():
         await Observer.of(url).run("CREATE TABLE marks (id integer)")
         await Observer.of(url).run("INSERT INTO marks VALUES (1)")
@@ -81,21 +83,21 @@ async def served(
 async def served_by(client: Client[Any], pid: int) -> "Served":
     """*client*, whose server has answered once: it has loaded its drivers, and a connection waits at each database."""
     desk = Desk(client)
-    for backend in BACKENDS:
-        assert await desk.rows("SELECT 1", connection=backend) == [[1]]
+    for name in PLACES:
+        assert await desk.rows("SELECT 1", connection=name) == [[1]]
     return Served(desk, pid)
 
 
-@pytest.fixture(params=[*BACKENDS])
+@pytest.fixture(params=[*PLACES])
 def place(request: pytest.FixtureRequest, served: "Served", urls: Urls) -> "Place":
     """Each database behind each client's server in turn."""
-    backend, observer = request.param, Observer.of(urls[request.param])
+    observer = Observer.of(urls[request.param])
     look = partial(sessions, observer)
-    if backend == "sqlite":
+    if observer.backend == "sqlite":
         if not Path("/proc/self/task").is_dir():
             pytest.skip("nothing but /proc shows what the threads of another process do")
         look = partial(threads, served.pid, str(observer.url.database))
-    return Place(backend, served.desk, observer, look)
+    return Place(request.param, served.desk, observer, look)
 
 
 # -- the client ends it ----------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
 from manydb import lane
+from manydb.formats import FORMATS
 from manydb.lane import Endpoint
 from manydb.listening import sockets
 from manydb.server import build_server
@@ -75,6 +77,9 @@ ARGUMENTS_IN_DISORDER: list[tuple[str, Any]] = [
     ("execute_statement", {"sql": "DELETE FROM pets"}),
     ("no_such_tool", {}),
 ]
+
+
+LARGE = {"sql": """SELECT n, repeat('snö ☃ 🐈 "x" | ', 100) AS t FROM generate_series(1, 3000) n""", "row_cap": 3_000}
 
 
 @pytest.fixture(params=PLACES)
@@ -155,6 +160,12 @@ async def test_every_core_tool_answers_with_the_bytes_that_fastmcp_sends(place: 
 
 async def test_a_structured_copy_is_the_same_too(place: str, url: str) -> None:
     await assert_same(place, configured(url, structured=True), TAKEN, taken=True)
+
+
+async def test_an_answer_in_many_pieces_is_the_same_too(place: str, url: str) -> None:
+    calls = [("execute_query", LARGE | {"format": name}) for name in FORMATS]
+    calls += [("execute_query", LARGE | {"row_cap": 1_000})]
+    await assert_same(place, configured(url, byte_budget=10_000_000, max_row_cap=5_000), calls, taken=True)
 
 
 async def test_calls_in_disorder_are_left_to_fastmcp(place: str, url: str) -> None:
@@ -460,6 +471,19 @@ async def test_a_long_call_over_http_is_kept_open_by_pings(url: str) -> None:
     await eventually(observer.is_quiet)
 
 
+async def test_a_large_answer_over_http_is_sent_in_pieces(url: str) -> None:
+    more = {"byte_budget": 10_000_000, "max_row_cap": 5_000}
+    async with called_by_hand(url, LARGE, more) as (said, _):
+        start, bodies = await said.get(), list[dict[str, Any]]()
+        while not bodies or bodies[-1].get("more_body"):
+            bodies.append(await said.get())
+    body = b"".join(each["body"] for each in bodies)
+    assert int(dict(start["headers"])[b"content-length"]) == len(body)
+    assert max(len(each["body"]) for each in bodies) < 512 * 1024
+    (block,) = json.loads(body)["result"]["content"]
+    assert len(json.loads(block["text"])["rows"]) == 3_000
+
+
 async def test_an_http_client_that_leaves_ends_its_call_in_the_database(url: str) -> None:
     observer = Observer.of(url)
     async with called_by_hand(url, {"sql": ENDLESS}) as (said, leave):
@@ -471,10 +495,10 @@ async def test_an_http_client_that_leaves_ends_its_call_in_the_database(url: str
 
 @asynccontextmanager
 async def called_by_hand(
-    url: str, arguments: dict[str, Any], **given: float
+    url: str, arguments: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({}), **given: float
 ) -> AsyncGenerator[tuple[asyncio.Queue[Any], Callable[[], None]]]:
     """What the lane sends as the answer to a call, and how its client leaves; *given* is the Endpoint's."""
-    settings = configured(url)
+    settings = configured(url, **more)
     server = build_server(settings, local=False)
     heard: asyncio.Queue[Any] = asyncio.Queue()
     said: asyncio.Queue[Any] = asyncio.Queue()

@@ -1,8 +1,10 @@
 """A read ends when it should, in the database too: time-outs, every kind of cancellation, a network that dies."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -14,7 +16,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from manydb import transactions
 from manydb.dialects.rows import Rows
-from manydb.errors import StatementTimeout, UnknownTable
+from manydb.errors import Conflict, StatementTimeout, UnknownTable, Unreachable
 from manydb.leases import Lease
 from manydb.server import build_server
 from tests.conftest import Databases
@@ -105,6 +107,17 @@ async def test_what_a_read_did_is_never_committed(database_url: str) -> None:
         await lease.dialect.begin(connection, read_only=False, timeout=5)
         await lease.dialect.fetch(connection, "INSERT INTO kept VALUES (1)", (), 10)
     assert await Observer.of(database_url).run("SELECT n FROM kept") == []
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.startswith("postgresql")])
+async def test_what_the_server_rolled_back_instead_is_never_told_as_committed(databases: Databases, way: str) -> None:
+    async def fails(connection: AsyncConnection) -> None:
+        with suppress(Exception):  # the driver's own; the transaction is aborted by it
+            await lease.dialect.execute(connection, "SELECT 1 / 0", (), 1)
+
+    async with databases.temporary(way) as url, leased(url, "read_write") as lease:
+        with pytest.raises(Conflict):
+            await transactions.write(lease, fails, timeout=5)
 
 
 # ---- cancellation ---------------------------------------------------------------------------------------------------
@@ -239,6 +252,24 @@ async def test_connections_that_the_server_killed_are_replaced(networked_url: st
         await observer.kill_sessions()
         await eventually(observer.is_left_alone)
         assert await several(lease, 3) == [1, 1, 1]
+
+
+async def test_a_connection_that_dies_under_its_statement_is_no_news_to_the_log(
+    networked_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    observer = Observer.of(networked_url)
+    async with leased(networked_url) as lease:
+        running = asyncio.create_task(transactions.read(lease, fetching(lease, ENDLESS), timeout=30))
+        await eventually(lambda: is_running(observer))
+        await observer.kill_sessions()
+        with pytest.raises(Unreachable):
+            await running
+        assert await one(lease) == 1
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def is_running(observer: Observer) -> bool:
+    return await observer.running() == 1
 
 
 # ---- unreachable ----------------------------------------------------------------------------------------------------

@@ -101,13 +101,13 @@ class Batches:
         wholes = [
             cut(each, each.registration.limits.byte_budget) if isinstance(each, _Answer) else None for each in answers
         ]
-        shares = shared([len(whole.encoded) if whole else 0 for whole in wholes], settings.byte_budget)
+        shares = shared([whole.size if whole else 0 for whole in wholes], settings.byte_budget)
         found: list[Page | ManydbError] = []
         for answer, whole, share in zip(answers, wholes, shares, strict=True):
             if isinstance(answer, ManydbError):
                 found.append(answer)
             else:
-                page = whole if whole and len(whole.encoded) <= share else cut(answer, share)
+                page = whole if whole and whole.size <= share else cut(answer, share)
                 found.append(reads.keep(self._gateway, caller, page))
         return found
 

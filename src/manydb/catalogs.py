@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,7 +16,15 @@ from manydb.policy import Guard, Policy
 from manydb.schemas import SchemaCache
 
 T = TypeVar("T")
-Read = Callable[[Registration, Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
+
+
+class Read(Protocol):
+    """Does work in a read-only transaction; what opens it may be sent together with work that is *alone* in it."""
+
+    def __call__(
+        self, registration: Registration, work: Callable[[AsyncConnection], Awaitable[Any]], *, alone: bool = False
+    ) -> Awaitable[Any]: ...
+
 
 _GUARD_SECONDS = 5.0
 """How long a connection with hidden or masked data believes what it knows of views and functions."""
@@ -95,8 +103,7 @@ class Catalogs:
     async def describe(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
         """The named tables, read anew, but not their references. Raises UnknownTable with the nearest names."""
         addresses = await self._addresses(registration, tables)
-        catalog = registration.dialect.catalog
-        described = await self._read(registration, lambda on: catalog.describe(on, addresses))
+        described = await self._describe(registration, addresses)
         return [registration.policy.visible(table) for table in described]
 
     async def described(self, registration: Registration, tables: Sequence[str]) -> list[Table]:
@@ -116,11 +123,17 @@ class Catalogs:
         self, registration: Registration, addresses: Sequence[TableName]
     ) -> Mapping[TableName, Table]:
         async def read(missing: Sequence[TableName]) -> Mapping[TableName, Table]:
-            catalog = registration.dialect.catalog
-            described = await self._read(registration, lambda on: catalog.describe(on, missing))
+            described = await self._describe(registration, missing)
             return {table.address: table for table in described}
 
         return await self._tables.get_each(registration.target, addresses, read)
+
+    async def _describe(self, registration: Registration, addresses: Sequence[TableName]) -> list[Table]:
+        catalog = registration.dialect.catalog
+        described: list[Table] = await self._read(
+            registration, lambda on: catalog.describe(on, addresses), alone=catalog.describes_alone
+        )
+        return described
 
     async def _addresses(self, registration: Registration, tables: Sequence[str]) -> list[TableName]:
         asked = self.clock()

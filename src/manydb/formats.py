@@ -1,8 +1,8 @@
-"""A page of rows → the text that a client reads. FORMATS is the list."""
+"""A page of rows → the text that a client reads, in pieces that take no time each. FORMATS is the list."""
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -11,6 +11,8 @@ from manydb.query import Page
 
 _MOST_CLIPPED = 20
 """Clipped cells that a reply names one by one."""
+_MOST_ROWS = 100
+"""Of a piece in a format that takes its rows one by one."""
 
 
 def _facts(page: Page) -> dict[str, Any]:
@@ -52,31 +54,63 @@ def _hint(page: Page) -> str | None:
     return "; ".join(hints) or None
 
 
-def _json(page: Page) -> str:
+def _json(page: Page) -> Iterator[str]:
     """Columns once, rows as arrays: a third of the size of records."""
     result = page.result
     head = orjson.dumps({"connection": result.connection, "columns": result.columns, "types": result.types})
-    return (head[:-1] + b',"rows":' + page.encoded + b"," + orjson.dumps(_facts(page))[1:]).decode()
+    facts = orjson.dumps(_facts(page))
+    if len(page.parts) == 1:
+        yield (head[:-1] + b',"rows":[' + page.parts[0] + b"]," + facts[1:]).decode()
+        return
+    yield head[:-1].decode() + ',"rows":['
+    yield from _separated(part.decode() for part in page.parts)
+    yield "]," + facts[1:].decode()
 
 
-def _records(page: Page) -> str:
+def _records(page: Page) -> Iterator[str]:
     names = unique(page.result.columns)
-    records = [dict(zip(names, row, strict=True)) for row in page.rows]
-    return orjson.dumps({"connection": page.result.connection, "records": records, **_facts(page)}).decode()
+    yield orjson.dumps({"connection": page.result.connection})[:-1].decode() + ',"records":['
+    yield from _separated(
+        orjson.dumps([dict(zip(names, row, strict=True)) for row in rows])[1:-1].decode() for rows in _some_rows(page)
+    )
+    yield "]," + orjson.dumps(_facts(page))[1:].decode()
 
 
-def _csv(page: Page) -> str:
+def _csv(page: Page) -> Iterator[str]:
+    yield _lines([page.result.columns])
+    for rows in _some_rows(page):
+        yield _lines([plain(cell) for cell in row] for row in rows)
+    yield _remark(page, "# ")
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(page.result.columns)
-    writer.writerows([plain(cell) for cell in row] for row in page.rows)
-    return text.getvalue() + _remark(page, "# ")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
-def _markdown(page: Page) -> str:
-    lines = [page.result.columns, ["---"] * len(page.result.columns), *page.rows]
-    table = "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
-    return table + _remark(page, "\n")
+def _markdown(page: Page) -> Iterator[str]:
+    yield _table([page.result.columns, ["---"] * len(page.result.columns)])
+    for rows in _some_rows(page):
+        yield _table(rows)
+    yield _remark(page, "\n")
+
+
+def _table(lines: Iterable[Sequence[Any]]) -> str:
+    return "".join(f"| {' | '.join(_escaped(cell) for cell in line)} |\n" for line in lines)
+
+
+def _some_rows(page: Page) -> Iterator[list[Sequence[Any]]]:
+    """The rows of *page*, as many at a time as there are in each of its parts."""
+    step = max(1, min(_MOST_ROWS, len(page.rows) // max(1, len(page.parts))))
+    return (page.rows[start : start + step] for start in range(0, len(page.rows), step))
+
+
+def _separated(pieces: Iterable[str]) -> Iterator[str]:
+    separator = ""
+    for piece in pieces:
+        yield separator + piece
+        separator = ","
 
 
 def row_extra(name: str, columns: list[str]) -> int:
@@ -84,7 +118,17 @@ def row_extra(name: str, columns: list[str]) -> int:
     return sum(len(column.encode()) + 4 for column in columns) if name == "records" else 0
 
 
-FORMATS: dict[str, Callable[[Page], str]] = {"json": _json, "csv": _csv, "markdown": _markdown, "records": _records}
+FORMATS: dict[str, Callable[[Page], Iterator[str]]] = {
+    "json": _json,
+    "csv": _csv,
+    "markdown": _markdown,
+    "records": _records,
+}
+
+
+def text(name: str, page: Page) -> str:
+    """The whole text of *page* in the format called *name*."""
+    return "".join(FORMATS[name](page))
 
 
 def _remark(page: Page, prefix: str) -> str:

@@ -106,7 +106,9 @@ class Gateway:
         self.engines = engines
         self.catalogs = Catalogs(
             settings.schema_cache_ttl,
-            lambda registration, work: self.read(registration, work, timeout=_READING_SCHEMAS_SECONDS),
+            lambda registration, work, *, alone=False: self.read(
+                registration, work, timeout=_READING_SCHEMAS_SECONDS, alone=alone
+            ),
         )
         self.history = History(settings.history_size, settings.caller_idle_ttl)
         self.standings = Standings(lambda registration, work: self.read(registration, work, timeout=_ASKING_SECONDS))
@@ -188,7 +190,8 @@ class Gateway:
     ) -> T:
         """Do *work* in a read-only transaction on *registration*'s database; again where the connection was lost.
 
-        With *alone*, the work is a single `Dialect.fetch`. Raises ManydbError.
+        With *alone*, the work is a single `Dialect.fetch`, or begins as one: see `Catalog.describes_alone`. Raises
+        ManydbError.
         """
         started = time.monotonic()
         # Sent together with what opens the transaction, a statement may meet a connection that has died in its pool.

@@ -10,10 +10,9 @@ import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import anyio
-import orjson
 from fastmcp import Context, FastMCP
 from fastmcp.server.dependencies import without_injected_parameters
 from fastmcp.server.http import StreamableHTTPASGIApp
@@ -27,7 +26,6 @@ from mcp.server.streamable_http import check_accept_headers
 from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.inbound import (
-    ERROR_CODE_HTTP_STATUS,
     MCP_METHOD_HEADER,
     MCP_NAME_HEADER,
     MCP_PARAM_HEADER_PREFIX,
@@ -46,7 +44,6 @@ from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     ErrorData,
-    JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
     JSONRPCRequest,
@@ -57,38 +54,16 @@ from mcp_types.methods import serialize_server_result, validate_client_request
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider
 from pydantic import TypeAdapter
-from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from manydb.answers import Answer
 from manydb.server import Arguments, kindly
 from manydb.settings import Settings
 from manydb.tools import TOOLS
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the request *number* is answered: a message, written as JSON, and the HTTP status that goes with it."""
-
-    number: RequestId
-    body: bytes
-    status: int = 200
-
-    @classmethod
-    def result(cls, number: RequestId, result: Any) -> Self:
-        # orjson writes a long text in a seventh of the time, but no number beyond 64 bits, which an id may be.
-        body = b'{"jsonrpc":"2.0","id":' + to_json(number) + b',"result":' + orjson.dumps(result) + b"}"
-        return cls(number, body)
-
-    @classmethod
-    def error(cls, number: RequestId, error: ErrorData) -> Self:
-        message = JSONRPCError(jsonrpc="2.0", id=number, error=error)
-        body = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        return cls(number, body, ERROR_CODE_HTTP_STATUS.get(error.code, 200))
-
+from manydb.tools.parameters import LongReply
 
 Call = Callable[[], Coroutine[Any, Any, Answer]]
 """A call that was taken: awaited, it runs and is answered."""
@@ -159,6 +134,8 @@ class Lane:
             return Answer.error(number, modern_error_data(exc))
         if version in MODERN_PROTOCOL_VERSIONS:
             written["_meta"] = {SERVER_INFO_META_KEY: self.server._mcp_server.server_info_stamp}  # noqa: SLF001
+        if isinstance(reply, LongReply):
+            return await Answer.of_pieces(number, written, reply.pieces)
         return Answer.result(number, written)
 
 
@@ -336,10 +313,7 @@ class Endpoint:
         if task.cancelled():
             return
         answer = task.result()
-        if is_stream:
-            await send({"type": "http.response.body", "body": b"event: message\r\ndata: " + answer.body + b"\r\n\r\n"})
-        else:
-            await Response(answer.body, answer.status, media_type="application/json")(scope, receive, send)
+        await answer.send(scope, receive, send, is_stream=is_stream)
 
     async def _attend(self, task: asyncio.Task[Answer], receive: Receive, send: Send) -> bool:
         """Wait for *task* with its client, until one of them ends; whether the answer has begun, as a stream."""

@@ -160,7 +160,7 @@ class Lease:
         return not (self.is_closed or connection.invalidated) and self.dialect.is_clean(driver(connection), self.access)
 
     async def _give_back(self, connection: AsyncConnection) -> None:
-        if self.is_closed:
+        if self.is_closed or (not connection.invalidated and self.dialect.is_gone(driver(connection))):
             await connection.invalidate()
         await connection.close()
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import formats, lessons, redaction, statements
+from manydb import formats, lessons, redaction, slices, statements
 from manydb import query as queries
 from manydb.callers import Caller
 from manydb.connections import Registration
@@ -17,6 +17,7 @@ from manydb.gateway import Gateway, Place
 from manydb.policy import OPEN, Verdict
 from manydb.query import Page, QueryResult
 from manydb.settings import Format, Settings
+from manydb.slices import Sliced
 from manydb.statements import Statement
 
 T = TypeVar("T")
@@ -49,7 +50,8 @@ async def execute(
             gateway, caller, place, sql, params, row_cap=most, timeout=gateway.seconds(registration, timeout)
         )
     budget = registration.limits.byte_budget
-    return keep(gateway, caller, cut(gateway.settings, result, row_cap=most, byte_budget=budget, name=format))
+    page = await slices.in_turn(cutting(gateway.settings, result, row_cap=most, byte_budget=budget, name=format))
+    return keep(gateway, caller, page)
 
 
 async def run(
@@ -69,7 +71,7 @@ async def run(
     return result
 
 
-def fetch(
+async def fetch(
     gateway: Gateway,
     caller: Caller,
     result_id: str,
@@ -81,13 +83,15 @@ def fetch(
     """Further rows of a kept result, from *offset* on (by default the first row after the first page)."""
     kept, shown = gateway.results.get(_owner(caller), result_id)
     registration = gateway.connections.get(caller, kept.connection)
-    page = cut(
-        gateway.settings,
-        kept,
-        offset=shown if offset is None else offset,
-        row_cap=cap(gateway.settings, registration, row_cap),
-        byte_budget=registration.limits.byte_budget,
-        name=format,
+    page = await slices.in_turn(
+        cutting(
+            gateway.settings,
+            kept,
+            offset=shown if offset is None else offset,
+            row_cap=cap(gateway.settings, registration, row_cap),
+            byte_budget=registration.limits.byte_budget,
+            name=format,
+        )
     )
     return page.kept_as(result_id)
 
@@ -126,7 +130,12 @@ def cap(settings: Settings, registration: Registration, asked: int | None) -> in
     return min(asked or registration.limits.row_cap, settings.max_row_cap)
 
 
-def cut(
+def cut(settings: Settings, result: QueryResult, *, row_cap: int, byte_budget: int, name: Format = "json") -> Page:
+    """The first page of *result*, at once."""
+    return slices.at_once(cutting(settings, result, row_cap=row_cap, byte_budget=byte_budget, name=name))
+
+
+def cutting(
     settings: Settings,
     result: QueryResult,
     *,
@@ -134,7 +143,7 @@ def cut(
     byte_budget: int,
     offset: int = 0,
     name: Format = "json",
-) -> Page:
+) -> Sliced[Page]:
     """The page of *result* that begins at *offset*, in *byte_budget* bytes, for the format called *name*."""
     return queries.page(
         result,

@@ -173,7 +173,8 @@ def _message(line: bytes) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> TypeGuard[str | int]:
-    return isinstance(value, str | int) and not isinstance(value, bool)
+    # JSON can escape what UTF-8 cannot write: half a surrogate pair.
+    return value.isascii() if isinstance(value, str) else isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_plain_greeting(params: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from fastmcp.tools import FunctionTool, ToolResult
 from mcp.server.request_state import RequestStateSecurity
 from mcp_types import CallToolRequestParams
 
-from manydb import __version__
+from manydb import __version__, slices
 from manydb.admission import AdmissionPolicy
 from manydb.batches import Batches
 from manydb.errors import BadParameter, Internal, ManydbError, Unsupported
@@ -63,16 +63,17 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
     @lifespan
     async def open_gateway(server: FastMCP[Any]) -> AsyncIterator[dict[str, Any]]:
         await _know_the_schemas(server)
-        async with Gateway.open(settings, local=local) as gateway:
-            yield {
-                "gateway": gateway,
-                "registrations": Registrations(gateway, policy),
-                "writes": Writes(gateway),
-                "rows": Rows(gateway),
-                "exports": Exports(gateway),
-                "batches": Batches(gateway),
-                "jobs": Jobs(gateway),
-            }
+        with slices.between_threads():
+            async with Gateway.open(settings, local=local) as gateway:
+                yield {
+                    "gateway": gateway,
+                    "registrations": Registrations(gateway, policy),
+                    "writes": Writes(gateway),
+                    "rows": Rows(gateway),
+                    "exports": Exports(gateway),
+                    "batches": Batches(gateway),
+                    "jobs": Jobs(gateway),
+                }
 
     server: FastMCP[dict[str, Any]] = FastMCP(
         "manydb",

@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from manydb import reads
+from manydb import formats, reads
 from manydb.callers import PROCESS
 from manydb.connections import Registration
 from manydb.dialects.powers import Powers
 from manydb.errors import ManydbError, SettingsError
-from manydb.formats import FORMATS
 from manydb.gateway import Gateway
 from manydb.query import Page
 from manydb.settings import Settings
@@ -39,7 +38,7 @@ async def query(
     if format_name is None and sys.stdout.isatty():
         _print_table(page)
     else:
-        sys.stdout.write(FORMATS[format_name or settings.format](page).rstrip("\n") + "\n")
+        sys.stdout.write(formats.text(format_name or settings.format, page).rstrip("\n") + "\n")
     return 0
 
 

@@ -21,7 +21,8 @@ from pydantic_core import from_json
 from starlette.applications import Starlette
 
 from manydb import lane, listening, relay
-from manydb.lane import Answer, Lane, Talk
+from manydb.answers import Answer
+from manydb.lane import Lane, Talk
 from manydb.pipes import Client, Lines, Send, on_signals
 from manydb.settings import Settings
 from manydb.tools import parameters
@@ -124,7 +125,7 @@ class _Wire:
             await self._send(body)
 
     async def _answer(self, answer: Answer) -> None:
-        await self._send(answer.body, answer.number)
+        await self._send(answer.whole, answer.number)
 
     async def _send(self, body: bytes, answered: mcp_types.RequestId | None = None) -> None:
         try:

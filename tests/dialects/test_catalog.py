@@ -1,15 +1,16 @@
 """Every catalog reads its database's awkward schemas whole; the default one reads any database."""
 
+import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from manydb import lineage
+from manydb import lineage, transactions
 from manydb.dialects.catalog import Catalog
+from manydb.dialects.execution import driver
 from manydb.dialects.mysql.catalog import MySQLCatalog
 from manydb.dialects.mysql.describing import plain_type
 from manydb.dialects.postgresql.catalog import PostgreSQLCatalog
@@ -17,7 +18,9 @@ from manydb.dialects.postgresql.describing import plain_expression, short_type
 from manydb.dialects.schema import Column, ForeignKey, Index, Overview, Table, TableName
 from manydb.dialects.sqlite import creation
 from manydb.dialects.sqlite.catalog import SQLiteCatalog
+from manydb.dialects.sqlite.opened import Opened
 from tests.conftest import Databases
+from tests.observers import leased
 
 # SQLAlchemy warns of what its Inspector cannot read; other databases of a test server may hold anything.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
@@ -112,7 +115,8 @@ SCRIPTS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "sqlite": SQLITE}
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[AsyncConnection]:
-    engine = create_async_engine(url)
+    is_file = url.startswith("sqlite")
+    engine = create_async_engine(url, connect_args={"factory": Opened} if is_file else {})
     try:
         async with engine.connect() as conn:
             yield conn
@@ -200,21 +204,6 @@ async def test_tables_come_in_the_order_asked_for_and_unknown_ones_are_left_out(
 
 async def test_asking_for_no_table_reads_none(any_awkward: AsyncConnection) -> None:
     assert await described(any_awkward) == []
-
-
-async def test_a_table_is_described_in_one_round_trip(any_awkward: AsyncConnection) -> None:
-    sent: list[str] = []
-
-    def note(*about: Any) -> None:
-        sent.append(about[2])
-
-    (table,) = await described(any_awkward, "customers")
-    event.listen(any_awkward.sync_connection, "before_cursor_execute", note)
-    try:
-        await CATALOGS[any_awkward.dialect.name].describe(any_awkward, [table.address])
-    finally:
-        event.remove(any_awkward.sync_connection, "before_cursor_execute", note)
-    assert len(sent) == 1
 
 
 async def test_outlines_tell_lineage_all_that_descriptions_do(any_awkward: AsyncConnection) -> None:
@@ -418,6 +407,47 @@ def test_postgresql_types_have_their_short_names(long: str, short: str) -> None:
     assert short_type(long) == short
 
 
+async def test_postgresql_tells_the_same_through_psycopg(postgresql: AsyncConnection) -> None:
+    catalog = PostgreSQLCatalog()
+    overview = await catalog.overview(postgresql)
+    names = list(overview.by_address)
+    through_asyncpg = await catalog.describe(postgresql, names)
+    async with leased(psycopg_url(postgresql)) as lease:
+        told = await transactions.read(lease, lambda on: catalog.describe(on, names), timeout=10, alone=True)
+    assert told == through_asyncpg
+    assert len(told) == len(names)
+
+
+@pytest.mark.parametrize(("table", "trips"), [("a.b", 1), ("customers", 2)])
+async def test_postgresql_takes_one_round_trip_and_one_more_for_types_of_users(
+    postgresql: AsyncConnection, table: str, trips: int
+) -> None:
+    name = TableName("sales" if table == "a.b" else "public", table)
+    with tempfile.TemporaryFile("w+") as trace:
+        async with leased(psycopg_url(postgresql)) as lease, lease.connect() as connection:
+            raw = driver(connection)
+            raw.pgconn.trace(trace.fileno())
+            await lease.dialect.begin(connection, read_only=True, timeout=5, alone=True)
+            (found,) = await PostgreSQLCatalog().describe(connection, [name])
+            raw.pgconn.untrace()
+        trace.seek(0)
+        told = trace.read()
+    assert found.address == name
+    assert (told.count("\tSync"), told.count("\tReadyForQuery"), told.count("\tQuery")) == (trips, trips, 0)
+
+
+def psycopg_url(connection: AsyncConnection) -> str:
+    return connection.engine.url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+async def test_postgresql_tells_tables_of_one_name_apart(postgresql: AsyncConnection) -> None:
+    names = [TableName("sales", "customers"), TableName("public", "totals")]
+    tables = await PostgreSQLCatalog().describe(postgresql, names)
+    # public.customers bears one of the names in one of the schemas, and was not asked for.
+    assert [table.address for table in tables] == names
+    assert [column.name for column in tables[0].columns] == ["id"]
+
+
 # -- MySQL and MariaDB -------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +550,38 @@ def test_mysql_integers_lose_their_display_width(told: str, plain: str) -> None:
     assert plain_type(told) == plain
 
 
+async def test_mysql_is_asked_once_whatever_limit_its_session_has(mysql: AsyncConnection) -> None:
+    name = TableName(await own_schema(mysql), "customers")
+
+    async def questions() -> int:
+        row: Any = (await mysql.exec_driver_sql("SHOW SESSION STATUS LIKE 'Questions'")).one()
+        return int(row[1])
+
+    (whole,) = await MySQLCatalog().describe(mysql, [name])
+    await mysql.exec_driver_sql("SET SESSION sql_select_limit = 1")
+    try:
+        before = await questions()
+        (limited,) = await MySQLCatalog().describe(mysql, [name])
+        # The last one asks for the count.
+        assert await questions() - before == 2
+    finally:
+        await mysql.exec_driver_sql("SET SESSION sql_select_limit = DEFAULT")
+    assert limited == whole
+
+
+async def test_mysql_takes_a_name_for_nothing_but_a_name(mysql: AsyncConnection) -> None:
+    schema = await own_schema(mysql)
+    names = ["it's", "back\\slash", "a :name and :schema", "100%s", 'double"']
+    for name in names:
+        await mysql.exec_driver_sql(f"CREATE TABLE `{name.replace('%', '%%')}` (id int)")
+    try:
+        tables = await MySQLCatalog().describe(mysql, [TableName(schema, name) for name in names])
+    finally:
+        for name in names:
+            await mysql.exec_driver_sql(f"DROP TABLE `{name.replace('%', '%%')}`")
+    assert [table.name for table in tables] == names
+
+
 # -- SQLite ------------------------------------------------------------------------------------------------------------
 
 
@@ -581,6 +643,33 @@ async def test_sqlite_search_entries_survive_a_broken_view(sqlite: AsyncConnecti
     ]
     indexes = await SQLiteCatalog().indexes(sqlite)
     assert [index.name for index in indexes] == ["customers_lower", "copied_one"]
+
+
+async def test_sqlite_tells_a_table_in_one_statement(sqlite: AsyncConnection) -> None:
+    ran: list[str] = []
+    opened = driver(sqlite)._conn
+    opened.set_trace_callback(ran.append)
+    try:
+        (table,) = await SQLiteCatalog().describe(sqlite, [TableName("main", "customers")])
+    finally:
+        opened.set_trace_callback(None)
+    # SQLite tells of the pragmas inside of it, as comments.
+    assert len([each for each in ran if not each.startswith("--")]) == 1
+    assert table.name == "customers"
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("CREATE TABLE t (a INTEGER PRIMARY KEY, b text) WITHOUT ROWID, STRICT", ("without rowid", "strict")),
+        ('CREATE TABLE "t)" (a int REFERENCES u (a), b DEFAULT (1 + (2)))', ()),
+        ("CREATE TABLE t (a int) without\n rowid", ("without rowid",)),
+        ('CREATE TABLE t ("check" int, "as" int) STRICT', ("strict",)),
+    ],
+)
+def test_sqlite_statements_tell_their_options(sql: str, told: tuple[str, ...]) -> None:
+    found = creation.read(sql)
+    assert (found.options, found.checks, found.generated, found.comments) == (told, (), {}, {})
 
 
 @pytest.mark.parametrize(

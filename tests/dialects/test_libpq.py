@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from manydb import transactions
 from manydb.dialects.execution import driver
@@ -300,3 +301,15 @@ async def test_a_read_that_is_cut_off_costs_the_connection(lease: Lease) -> None
                 await lease.dialect.fetch(connection, "SELECT pg_sleep(20)", (), 1)
         assert driver(connection).closed
     assert (await read(lease, "SELECT 1")).rows == [(1,)]
+
+
+async def test_a_server_that_says_nothing_is_given_up_however_short_the_time(url: str) -> None:
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(stay_silent, "127.0.0.1", 0) as server:
+        there = make_url(url).set(port=server.sockets[0].getsockname()[1])
+        async with leased(there.render_as_string(hide_password=False), connect_timeout=0.3) as lease:
+            with pytest.raises(Unreachable):
+                await read(lease, "SELECT 1")

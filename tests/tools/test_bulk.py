@@ -20,6 +20,7 @@ from manydb.gateway import Gateway
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.observers import Observer, eventually
+from tests.servers import BACKENDS
 from tests.tools import MODES, Desk, serving
 
 GROUPS = ["core", "write", "analysis"]
@@ -41,6 +42,13 @@ def names_in(folder: Path) -> list[str]:
 @pytest.fixture(params=MODES)
 def era(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(params=[*BACKENDS, "postgresql+psycopg"])
+async def database_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
+    """An empty database of each backend in turn, and by the driver that is PostgreSQL's where it is installed."""
+    async with databases.temporary(request.param) as url:
+        yield url
 
 
 @pytest.fixture

@@ -321,7 +321,7 @@ async def test_what_nobody_asks_for_is_dropped_in_time_and_until_then_keeps_its_
             await gateway.sweep()
         page = jobs.get(A, job_id).page
         assert page is not None
-        assert reads.fetch(gateway, A, str(page.result_id), row_cap=2).rows == [(2, "label 2"), (3, "label 3")]
+        assert (await reads.fetch(gateway, A, str(page.result_id), row_cap=2)).rows == [(2, "label 2"), (3, "label 3")]
         clock.now += 999
         assert jobs.of(A) == [(job_id, job, 1)]
         clock.now += 2

@@ -140,6 +140,10 @@ class Dialect:
         """Whether the last user of *raw*, the driver's connection, left nothing to undo."""
         return False
 
+    def is_gone(self, raw: Any) -> bool:  # noqa: ARG002 - for those whose driver tells
+        """Whether *raw*, the driver's connection, is known to be closed."""
+        return False
+
     async def scrub(self, raw: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
         """Undo whatever the last user did to the connection; an exception makes the pool drop it."""
         adapted: Any = record.dbapi_connection

@@ -26,6 +26,7 @@ from manydb.dialects.schema import (
     TableName,
     in_order,
 )
+from manydb.slices import Turns
 
 # What the databases reachable through SQLAlchemy call their own schemas.
 SYSTEM_SCHEMAS = frozenset(
@@ -33,6 +34,7 @@ SYSTEM_SCHEMAS = frozenset(
 )
 
 
+_AT_ONCE = 500
 Quote = Callable[[str], str]
 """Writes a name as SQL needs it: with quotes only where they are needed."""
 
@@ -44,7 +46,12 @@ def quoting(conn: AsyncConnection) -> Quote:
 
 async def read_rows(conn: AsyncConnection, query: str) -> Sequence[Sequence[Any]]:
     """The rows of a catalog query of our own."""
-    return (await conn.exec_driver_sql(query)).fetchall()
+    found = await conn.exec_driver_sql(query)
+    turns, rows = Turns(), list[Sequence[Any]]()
+    while some := found.fetchmany(_AT_ONCE):
+        rows += some
+        await turns.give()
+    return rows
 
 
 OPERATOR = "operator "

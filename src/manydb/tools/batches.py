@@ -7,9 +7,9 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
+from manydb import formats
 from manydb.batches import Query
 from manydb.errors import ManydbError
-from manydb.formats import FORMATS
 from manydb.query import Page
 from manydb.tools.parameters import (
     AsJson,
@@ -68,4 +68,4 @@ async def batch_query(
 def _told(found: Page | ManydbError) -> Any:
     if isinstance(found, ManydbError):
         return {"error": found.as_dict()}
-    return orjson.Fragment(FORMATS["json"](found))
+    return orjson.Fragment(formats.text("json", found))

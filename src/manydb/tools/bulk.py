@@ -239,6 +239,9 @@ async def _read(ctx: Context, export_id: str, part: int | None) -> ResourceResul
 @asynccontextmanager
 async def _reporting(ctx: Context, total: int | None) -> AsyncGenerator[Callable[[int], None]]:
     """A function that takes how much is done, at any pace; the client hears of it now and then, and of the end."""
+    if not _is_listening(ctx):
+        yield lambda _: None
+        return
     changed = asyncio.Event()
     done = heard = 0
 
@@ -267,3 +270,9 @@ async def _reporting(ctx: Context, total: int | None) -> AsyncGenerator[Callable
         teller.cancel()
         await asyncio.wait({teller})
     await tell()
+
+
+def _is_listening(ctx: Context) -> bool:
+    """Whether the client asked for progress: FastMCP would import much, in the loop, to look for who else may have."""
+    context = ctx.request_context
+    return context is not None and "progressToken" in (context.meta or {})

@@ -7,7 +7,7 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
-from manydb.formats import FORMATS
+from manydb import formats
 from manydb.jobs import Job
 from manydb.tools.parameters import Connection, Params, RowCap, Seconds, answer, caller, gateway, jobs
 
@@ -65,7 +65,7 @@ def _told(job_id: str, job: Job, ahead: int) -> str:
         "timeout_seconds": None if job.over.is_set() else job.seconds,
         "reason": job.reason,
         "error": job.error,
-        "result": orjson.Fragment(FORMATS["json"](job.page)) if job.page else None,
+        "result": orjson.Fragment(formats.text("json", job.page)) if job.page else None,
         "hint": None if job.over.is_set() else "get_job(job_id, wait_seconds)",
     }
     return orjson.dumps({key: value for key, value in reply.items() if value not in (None, "", 0)}).decode()

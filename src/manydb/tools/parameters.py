@@ -1,15 +1,17 @@
 """Parameters that several tools share, spelled once; and how a tool answers."""
 
+import secrets
+from collections.abc import Iterable
 from typing import Annotated, Any, cast
 
 import orjson
 from fastmcp import Context
 from fastmcp.tools import ToolResult
 from mcp_types import TextContent
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 from pydantic.json_schema import SkipJsonSchema
 
-from manydb import callers
+from manydb import callers, slices
 from manydb.batches import Batches
 from manydb.callers import Caller
 from manydb.exports import Exports
@@ -123,5 +125,42 @@ def answer(found: Gateway, text: str | dict[str, Any]) -> ToolResult:
             structured = orjson.loads(content) if isinstance(text, str) else text
         except orjson.JSONDecodeError:
             structured = {"text": content}
+    return _reply(content, structured)
+
+
+class LongReply(ToolResult):
+    """One text block in *pieces*, none of which takes long to write; `to_mcp_result` joins them.
+
+    Until then *content* has PLACE where the text is to stand.
+    """
+
+    _pieces: list[str] = PrivateAttr()
+
+    def __init__(self, pieces: list[str]) -> None:
+        super().__init__(content=[TextContent(type="text", text=PLACE)])
+        self._pieces = pieces
+
+    @property
+    def pieces(self) -> list[str]:
+        return self._pieces
+
+    def to_mcp_result(self) -> Any:
+        return [TextContent(type="text", text="".join(self._pieces))]
+
+
+PLACE = secrets.token_hex(16)
+_LONG = 256 * 1024
+"""Characters; a reply of fewer is written at once."""
+
+
+async def answer_pieces(found: Gateway, pieces: Iterable[str]) -> ToolResult:
+    """As `answer`, of a text of any length."""
+    made = await slices.gathered(pieces)
+    if len(made) == 1 or found.settings.structured or sum(map(len, made)) < _LONG:
+        return answer(found, "".join(made))
+    return LongReply(made)
+
+
+def _reply(content: str, structured: Any) -> ToolResult:
     # A block of ours: FastMCP would look for what else the text might be.
     return ToolResult(content=[TextContent(type="text", text=content)], structured_content=structured)

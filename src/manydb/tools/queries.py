@@ -7,8 +7,7 @@ from fastmcp import Context
 from fastmcp.tools import ToolResult
 from pydantic import Field
 
-from manydb import reads
-from manydb.formats import FORMATS
+from manydb import formats, reads
 from manydb.settings import Format
 from manydb.tools.parameters import (
     Connection,
@@ -19,6 +18,7 @@ from manydb.tools.parameters import (
     Seconds,
     TransactionId,
     answer,
+    answer_pieces,
     caller,
     gateway,
 )
@@ -52,7 +52,7 @@ async def execute_query(
         format=name,
         transaction_id=transaction_id,
     )
-    return answer(found, FORMATS[name](page))
+    return await answer_pieces(found, formats.FORMATS[name](page))
 
 
 async def explain_query(
@@ -83,5 +83,5 @@ async def fetch_rows(
     """Read on in a truncated answer of execute_query, page by page. Kept rows expire minutes after their last use."""
     found = gateway(ctx)
     name = format or found.settings.format
-    page = reads.fetch(found, caller(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
-    return answer(found, FORMATS[name](page))
+    page = await reads.fetch(found, caller(ctx), result_id, offset=offset, row_cap=row_cap, format=name)
+    return await answer_pieces(found, formats.FORMATS[name](page))

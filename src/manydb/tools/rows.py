@@ -10,10 +10,9 @@ from fastmcp.tools import ToolResult
 from mcp_types import InputRequiredResult
 from pydantic import Field
 
-from manydb import rows
+from manydb import formats, rows
 from manydb.connections import Registration
 from manydb.errors import ConfirmationNeeded
-from manydb.formats import FORMATS
 from manydb.rows import Found, Selection
 from manydb.tools.asking import Reply
 from manydb.tools.parameters import (
@@ -141,7 +140,7 @@ async def _change(
 
 def _told(found: Found) -> str:
     """As execute_query tells it, with a cursor in place of what only SQL can do about the rest."""
-    text = FORMATS["json"](replace(found.page, truncated=None))
+    text = formats.text("json", replace(found.page, truncated=None))
     rest = {
         "truncated": found.page.truncated,
         "cursor": found.cursor,

@@ -1,5 +1,7 @@
 """Finding out what a database holds."""
 
+import asyncio
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastmcp import Context
@@ -11,6 +13,8 @@ from manydb.errors import BadParameter
 from manydb.tools.parameters import Connection, Limit, Nothing, Schema, Tables, answer, caller, gateway
 
 _MAX_TABLES = 10
+_MANY_COLUMNS = 2_000
+"""Of a schema; looking through more takes milliseconds, and others wait."""
 
 
 async def list_tables(
@@ -57,7 +61,8 @@ async def search_schema(
 
     async def searched() -> dict[str, Any]:
         snapshot = await found.catalogs.snapshot(registration)
-        return search.run(snapshot, pattern, registration.dialect.quote, limit=limit)
+        find = partial(search.run, snapshot, pattern, registration.dialect.quote, limit=limit)
+        return await asyncio.to_thread(find) if len(snapshot.columns) > _MANY_COLUMNS else find()
 
     hits = await found.catalogs.fresh_if_empty(registration, searched)
     return answer(found, {"connection": registration.name, **hits})

@@ -31,8 +31,8 @@ from mcp_types import INVALID_PARAMS, CallToolRequestParams, CallToolResult
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from manydb import formats
 from manydb.errors import Expired, ManydbError
-from manydb.formats import FORMATS
 from manydb.jobs import Job
 from manydb.settings import Format
 from manydb.tools.parameters import Connection, Nothing, Params, RowCap, Seconds, answer, caller, gateway, jobs
@@ -174,4 +174,4 @@ def _result(context: Context, job: Job) -> ToolResult:
     """What execute_query would have answered."""
     if job.page is None:
         return ToolResult(content=orjson.dumps(job.error).decode(), is_error=True)
-    return answer(gateway(context), FORMATS[job.format](job.page))
+    return answer(gateway(context), formats.text(job.format, job.page))

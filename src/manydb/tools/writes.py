@@ -8,10 +8,9 @@ from fastmcp.tools import ToolResult
 from mcp_types import InputRequiredResult
 from pydantic import Field
 
-from manydb import reads
+from manydb import formats, reads
 from manydb.connections import Registration
 from manydb.errors import ConfirmationNeeded, Forbidden
-from manydb.formats import FORMATS
 from manydb.gateway import Gateway
 from manydb.query import QueryResult
 from manydb.tools import asking
@@ -135,8 +134,9 @@ def written(found: Gateway, result: QueryResult) -> ToolResult:
     if result.columns:
         return answer(
             found,
-            FORMATS["json"](
-                reads.cut(found.settings, result, row_cap=_RETURNED_ROWS, byte_budget=found.settings.byte_budget)
+            formats.text(
+                "json",
+                reads.cut(found.settings, result, row_cap=_RETURNED_ROWS, byte_budget=found.settings.byte_budget),
             ),
         )
     return answer(found, {key: value for key, value in facts.items() if value is not None})

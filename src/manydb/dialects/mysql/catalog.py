@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from manydb import slices
 from manydb.dialects.catalog import Catalog, action, quoting, read_rows
 from manydb.dialects.mysql import describing
 from manydb.dialects.mysql.describing import Row, plain_type
@@ -95,9 +96,11 @@ class MySQLCatalog(Catalog):
         seen = any(row[2] == _SEQUENCE_COLUMN for row in found)
         sequences = {(schema, name) for schema, name in await read_rows(conn, _SEQUENCES)} if seen else set()
         return tuple(
-            ColumnEntry(schema, table, name, plain_type(type_text), comment)
-            for schema, table, name, type_text, comment in found
-            if (schema, table) not in sequences
+            await slices.gathered(
+                ColumnEntry(schema, table, name, plain_type(type_text), comment)
+                for schema, table, name, type_text, comment in found
+                if (schema, table) not in sequences
+            )
         )
 
     async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:
@@ -105,9 +108,11 @@ class MySQLCatalog(Catalog):
         query = _INDEXES.format(expression="expression" if has_expressions else "NULL AS expression")
         found, quote = describing.dicts(await conn.exec_driver_sql(query)), quoting(conn)
         return tuple(
-            IndexEntry(address.schema, address.name, index.name, index.columns, index.unique)
-            for address, rows in groupby(found, key=describing.address_of)
-            for index in describing.indexes_of(rows, quote)
+            await slices.gathered(
+                IndexEntry(address.schema, address.name, index.name, index.columns, index.unique)
+                for address, rows in groupby(found, key=describing.address_of)
+                for index in describing.indexes_of(rows, quote)
+            )
         )
 
     async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:
@@ -169,11 +174,15 @@ def _outlined(facts: Sequence[Any]) -> Column:
 async def _column_rows(conn: AsyncConnection) -> Sequence[Sequence[Any]]:
     """(schema, table, column, type, comment) of every column, in order."""
     try:
-        packed = [(*table, orjson.loads(columns)) for *table, columns in await read_rows(conn, _PACKED_COLUMNS)]
+        packed = await slices.gathered(
+            (*table, orjson.loads(columns)) for *table, columns in await read_rows(conn, _PACKED_COLUMNS)
+        )
     except (DBAPIError, orjson.JSONDecodeError):
         # A server without JSON_ARRAYAGG, or one whose group_concat_max_len cut a very wide table.
         return await read_rows(conn, _COLUMNS)
-    return [(schema, table, *facts) for schema, table, columns in packed for _, *facts in sorted(columns)]
+    return await slices.gathered(
+        (schema, table, *facts) for schema, table, columns in packed for _, *facts in sorted(columns)
+    )
 
 
 def _constraint(row: Row) -> tuple[TableName, str]:

@@ -5,15 +5,16 @@ UNION branches for each table in place of a list of names.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.catalog import Quote, quoting
+from manydb.dialects.execution import driver
+from manydb.dialects.mysql import wire
 from manydb.dialects.schema import Column, Index, Table, TableName, in_order
 
 Row = dict[str, Any]
@@ -67,6 +68,8 @@ _VIEW = """SELECT :schema, :name, view_definition
 FROM information_schema.views WHERE table_schema = :schema AND table_name = :name"""
 
 _BATCH = 10
+_NO_LIMIT = 2**64 - 1
+_PLACEHOLDER = re.compile(r":(?:schema|name)\b")
 
 _FIRST_MYSQL_WITH_CHECKS = (8, 0, 16)
 FIRST_MYSQL_WITH_EXPRESSIONS = (8, 0, 13)
@@ -128,15 +131,20 @@ async def _definitions(conn: AsyncConnection, views: Sequence[TableName]) -> dic
 
 
 async def _read(conn: AsyncConnection, query: str, names: Sequence[TableName]) -> Sequence[Sequence[Any]]:
-    """The rows of *query* for all *names*, in one round trip where they are few."""
+    """The rows of *query* for all *names*, as texts, in one round trip where they are few."""
+    literal: Callable[[str], str] = driver(conn).escape
     found: list[Sequence[Any]] = []
     for first in range(0, len(names), _BATCH):
-        batch = names[first : first + _BATCH]
-        numbered = (query.replace(":schema", f":schema_{i}").replace(":name", f":name_{i}") for i in range(len(batch)))
-        values = {f"schema_{i}": name.schema for i, name in enumerate(batch)}
-        values |= {f"name_{i}": name.name for i, name in enumerate(batch)}
-        found += (await conn.execute(text(" UNION ALL ".join(numbered)), values)).fetchall()
+        branches = [_about(query, name, literal) for name in names[first : first + _BATCH]]
+        # Without a limit of its own, it would have the one that the session was told for the last statement.
+        async with wire.asked(conn, f"{' UNION ALL '.join(branches)} LIMIT {_NO_LIMIT}") as answer:
+            found += await answer.rows([bytes.decode] * len(answer.fields), _NO_LIMIT)
     return found
+
+
+def _about(query: str, name: TableName, literal: Callable[[str], str]) -> str:
+    values = {":schema": literal(name.schema), ":name": literal(name.name)}
+    return _PLACEHOLDER.sub(lambda match: values[match[0]], query)
 
 
 def dicts(result: Any) -> list[Row]:

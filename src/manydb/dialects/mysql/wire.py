@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.execution import driver
 from manydb.errors import Internal
+from manydb.slices import Turns
 
 Convert = Callable[[bytes], Any]
 """From the bytes that the text protocol carries. NULL does not reach it."""
@@ -133,10 +134,12 @@ class Answer:
     async def rows(self, converters: Sequence[Convert], wanted: int, room: int = _ANY) -> list[Sequence[Any]]:
         """The next rows, *wanted* or a few more; fewer at the end, or once they are larger than *room* (bytes)."""
         records: list[Sequence[Any]] = []
-        full = self.received + room
+        full, turns = self.received + room, Turns()
         while self.is_open:
             while self.received <= full and (taken := self._wire.rows(converters, records, wanted)):
                 self.received += taken
+                if turns.are_due():
+                    await turns.give()
             if records and (len(records) >= wanted or self.received > full):
                 break
             packet = await self._packet()

@@ -19,7 +19,7 @@ from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.postgresql import catalog, execution, grammar, loading, powers
 from manydb.dialects.postgresql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
-from manydb.dialects.postgresql.libpq import connecting
+from manydb.dialects.postgresql.libpq import connecting, transactions
 from manydb.dialects.postgresql.libpq import execution as libpq
 from manydb.dialects.postgresql.libpq.pipeline import LostError
 from manydb.dialects.powers import Powers
@@ -115,6 +115,8 @@ class PostgreSQL(base.Dialect):
             "application_name": query.get("application_name", "manydb"),
             "timezone": "UTC", "datestyle": "ISO", "intervalstyle": "iso_8601", "standard_conforming_strings": "on",
             "lock_timeout": "2000", "idle_in_transaction_session_timeout": "60000",
+            # Queries are planned for all of their rows, as EXPLAIN tells: most cursors here are read to their end.
+            "cursor_tuple_fraction": "1.0",
         }  # fmt: skip
         if access == "read_only":
             settings["default_transaction_read_only"] = "on"
@@ -153,7 +155,7 @@ class PostgreSQL(base.Dialect):
 
     def prepare(self, engine: AsyncEngine, access: Access) -> None:
         if engine.dialect.driver == "psycopg":
-            engine.sync_engine.dialect.do_ping = lambda dbapi: await_only(libpq.ping(dbapi.driver_connection))  # type: ignore[method-assign, assignment]
+            engine.sync_engine.dialect.do_ping = lambda dbapi: await_only(transactions.ping(dbapi.driver_connection))  # type: ignore[method-assign, assignment]
         super().prepare(engine, access)
 
     def on_connect(self, dbapi: Any, access: Access) -> None:  # noqa: ARG002
@@ -161,9 +163,12 @@ class PostgreSQL(base.Dialect):
             # They leave a statement as it is.
             dbapi.driver_connection.cursor_factory = dbapi.dbapi.AsyncRawCursor
 
+    def is_gone(self, raw: Any) -> bool:
+        return bool(raw.closed if _is_psycopg(raw) else _is_asyncpg(raw) and raw.is_closed())
+
     async def scrub(self, raw: Any, record: ConnectionPoolEntry, access: Access) -> None:  # noqa: ARG002
         # In one message, which both drivers send where no arguments are given.
-        await (libpq.scrub(raw, record.info, _SCRUB) if _is_psycopg(raw) else raw.execute(_SCRUB))
+        await (transactions.scrub(raw, record.info, _SCRUB) if _is_psycopg(raw) else raw.execute(_SCRUB))
 
     async def begin(
         self,
@@ -175,16 +180,17 @@ class PostgreSQL(base.Dialect):
         alone: bool = False,
     ) -> None:
         level = f" ISOLATION LEVEL {isolation.upper()}" if isolation else ""
-        steps = [f"BEGIN{level} {'READ ONLY' if read_only else 'READ WRITE'}", _time_limit(timeout)]
         if read_only:
-            # A transaction that has taken its snapshot can no longer be switched to READ WRITE (25001).
-            steps.insert(1, "SELECT 1")
+            # Set by a query, which takes the snapshot: after that nothing switches to READ WRITE (25001).
+            limit = f"SELECT pg_catalog.set_config('statement_timeout', '{_milliseconds(timeout)}', true)"
+            steps = [f"BEGIN{level} READ ONLY", limit]
         else:
-            # Less than a statement's time, so that who waits in a queue of writers is told so.
-            steps.append(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
+            # For locks less than a statement's time, so that who waits in a queue of writers is told so.
+            locks = f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"
+            steps = [f"BEGIN{level} READ WRITE", _time_limit(timeout), locks]
         raw = driver(connection)
         if _is_psycopg(raw):
-            await libpq.begin(connection, steps, alone=read_only and alone)
+            await transactions.begin(connection, steps, alone=read_only and alone)
         elif _is_asyncpg(raw):
             await raw.execute("; ".join(steps))
         else:
@@ -196,7 +202,7 @@ class PostgreSQL(base.Dialect):
 
     async def commit(self, connection: AsyncConnection) -> None:
         raw: Any = driver(connection)
-        if await (libpq.commit(connection) if _is_psycopg(raw) else raw.execute("COMMIT")) == "ROLLBACK":
+        if await (transactions.commit(connection) if _is_psycopg(raw) else raw.execute("COMMIT")) == "ROLLBACK":
             raise errors.Conflict("the transaction was rolled back: a statement in it had failed")
 
     async def execute(self, connection: AsyncConnection, sql: str, args: tuple[Any, ...], limit: int) -> Rows:
@@ -355,7 +361,11 @@ def _objects(exc: Exception) -> bool:
 
 
 def _time_limit(timeout: float) -> str:
-    return f"SET LOCAL statement_timeout = {max(1, round(timeout * 1000))}"
+    return f"SET LOCAL statement_timeout = {_milliseconds(timeout)}"
+
+
+def _milliseconds(timeout: float) -> int:
+    return max(1, round(timeout * 1000))
 
 
 def _message(exc: BaseException) -> str:

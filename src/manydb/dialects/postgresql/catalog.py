@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from manydb import slices
 from manydb.dialects.catalog import OPERATOR, Catalog, read_rows
 from manydb.dialects.postgresql import describing
 from manydb.dialects.schema import (
@@ -137,14 +138,18 @@ class PostgreSQLCatalog(Catalog):
 
     async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
         return tuple(
-            ColumnEntry(schema, table, name, describing.short_type(type_text), comment)
-            for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
+            await slices.gathered(
+                ColumnEntry(schema, table, name, describing.short_type(type_text), comment)
+                for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
+            )
         )
 
     async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:
         return tuple(
-            IndexEntry(schema, table, name, tuple(columns), unique)
-            for schema, table, name, unique, columns in await read_rows(conn, _INDEXES)
+            await slices.gathered(
+                IndexEntry(schema, table, name, tuple(columns), unique)
+                for schema, table, name, unique, columns in await read_rows(conn, _INDEXES)
+            )
         )
 
     async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:

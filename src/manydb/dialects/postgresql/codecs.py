@@ -13,7 +13,7 @@ from manydb import values
 from manydb.dialects.postgresql import records, texts, types
 
 # What the text forms below depend on; every one is reported by the server when it changes, so looking costs nothing.
-_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
+_SESSION = {"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
 
 # Read and written as the server's text. Without an entry, asyncpg would make Python objects of these that lose
 # something, or that JSON has no form for. The driver's own choice is text for all that is not in this file.

@@ -141,6 +141,8 @@ async def tables(conn: AsyncConnection, names: Sequence[TableName]) -> list[Tabl
 
     What opens the transaction may be sent together with it.
     """
+    if not names:
+        return []
     asked = {"schemas": list({name.schema for name in names}), "names": list({name.name for name in names})}
     relations, told = [], defaultdict[int, _Told](_Told)
     for part, number, *facts in await _read(conn, _DESCRIBE, asked):

@@ -5,6 +5,7 @@ ordinary tables, which cannot fail, are read apart from the rest, and the rest o
 """
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -15,7 +16,9 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from manydb import slices
 from manydb.dialects.catalog import Catalog, Quote, action, quoting, read_rows
+from manydb.dialects.execution import driver
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
@@ -31,6 +34,7 @@ from manydb.dialects.schema import (
     in_order,
 )
 from manydb.dialects.sqlite import creation
+from manydb.dialects.sqlite.opened import Opened, is_busy
 
 _MAIN = "main"
 _RELATIONS = r"""SELECT name, sql FROM main.sqlite_master
@@ -82,6 +86,8 @@ _BATCH = 900
 
 
 class SQLiteCatalog(Catalog):
+    describes_alone = True
+
     async def overview(self, conn: AsyncConnection) -> Overview:
         found = await _relations(conn)
         counts = await _column_counts(conn, found)
@@ -99,21 +105,26 @@ class SQLiteCatalog(Catalog):
         # Few statements have comments, and reading a thousand of them would take longer than the query.
         notes = {name: creation.read(sql).comments for name, sql in found.items() if "--" in sql}
         return tuple(
-            ColumnEntry(_MAIN, row[0], row[1], row[2], notes.get(row[0], {}).get(row[1], ""))
-            for row in await _column_rows(conn, found)
+            await slices.gathered(
+                ColumnEntry(_MAIN, row[0], row[1], row[2], notes.get(row[0], {}).get(row[1], ""))
+                for row in await _column_rows(conn, found)
+            )
         )
 
     async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:
         return tuple(
-            IndexEntry(_MAIN, table, index.name, index.columns, index.unique)
-            for table, name, sql in await read_rows(conn, _ALL_INDEXES)
-            for index in [_created_index(name, sql)]
+            await slices.gathered(
+                IndexEntry(_MAIN, table, index.name, index.columns, index.unique)
+                for table, name, sql in await read_rows(conn, _ALL_INDEXES)
+                for index in [_created_index(name, sql)]
+            )
         )
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         quote = quoting(conn)
-        found = [await _described(conn, name.name, quote) for name in dict.fromkeys(names) if name.schema == _MAIN]
-        return in_order((table for table in found if table), names)
+        found = await _facts(conn, [name.name for name in dict.fromkeys(names) if name.schema == _MAIN])
+        tables = (_described(name, facts, quote) for name, facts in found.items())
+        return in_order((table for table in tables if table), names)
 
     async def references(self, conn: AsyncConnection) -> References:
         found = await read_rows(conn, _FOREIGN_KEYS)
@@ -173,16 +184,30 @@ async def _read(conn: AsyncConnection, query: str, names: Sequence[str]) -> list
     return found
 
 
-async def _facts(conn: AsyncConnection, name: str) -> Sequence[Sequence[Any]]:
+async def _facts(conn: AsyncConnection, names: Sequence[str]) -> dict[str, list[Sequence[Any]]]:
+    """What is told of each name, in one visit to the connection's thread and a statement for each."""
+    raw: Any = driver(conn)
+    opened: Opened = raw._conn  # noqa: SLF001 - as in execution
+
+    def read() -> dict[str, list[Sequence[Any]]]:
+        return {name: _told(opened, name) for name in names}
+
+    found: dict[str, list[Sequence[Any]]] = await raw._execute(opened.patiently, read)  # noqa: SLF001
+    return found
+
+
+def _told(opened: Opened, name: str) -> list[Sequence[Any]]:
     try:
-        return (await conn.exec_driver_sql(_DESCRIBE, (name,))).fetchall()
-    except OperationalError:  # a broken view or an unknown module: only its statement can be told
-        return (await conn.exec_driver_sql(_DESCRIBE.partition("UNION")[0], (name,))).fetchall()
+        return opened.execute(_DESCRIBE, (name,)).fetchall()
+    except sqlite3.OperationalError as error:
+        if is_busy(error):
+            raise
+    # A broken view or an unknown module: only its statement can be told.
+    return opened.execute(_DESCRIBE.partition("UNION")[0], (name,)).fetchall()
 
 
-async def _described(conn: AsyncConnection, name: str, quote: Quote) -> Table | None:
-    """The relation called *name*; None where there is none."""
-    found = await _facts(conn, name)
+def _described(name: str, found: Sequence[Sequence[Any]], quote: Quote) -> Table | None:
+    """The relation called *name*, if there is one."""
     statements = {(kind, own): sql or "" for part, _, kind, own, sql, *_ in found if part == "statement"}
     sql = statements.get(("table", name), statements.get(("view", name)))
     if sql is None:

@@ -11,6 +11,8 @@ _QUOTED = r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\]"""
 _COMMENT = re.compile(rf"({_QUOTED})|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TOKEN = re.compile(rf"{_QUOTED}|\w+|[^\w\s]", re.DOTALL)
 _LINE_COMMENT = re.compile(r"[ \t]*,?[ \t]*--([^\n]*)")
+# Without any of these, all that a statement says beyond columns and keys stands behind its last bracket.
+_WORTH_READING = re.compile(r"\b(?:check|as|autoincrement)\b|--|/\*", re.IGNORECASE)
 _TABLE_CONSTRAINTS = frozenset({"constraint", "primary", "unique", "check", "foreign"})
 
 
@@ -43,6 +45,8 @@ class Creation:
 
 def read(sql: str) -> Creation:
     """What the CREATE TABLE statement *sql* says; all empty for a table that was made from a query."""
+    if not _WORTH_READING.search(sql):
+        return Creation((), {}, {}, autoincrement=False, options=_options(sql.rpartition(")")[2]))
     found, tail = parts(sql)
     columns = {part.name: part for part in found if part.name is not None}
     generated = {name: next(bracketed(part.text, "as"), "") for name, part in columns.items()}
@@ -51,8 +55,12 @@ def read(sql: str) -> Creation:
         generated={name: expression for name, expression in generated.items() if expression},
         comments={name: part.comment for name, part in columns.items() if part.comment},
         autoincrement=any(word.lower() == "autoincrement" for part in found for word in _TOKEN.findall(part.text)),
-        options=tuple(" ".join(option.lower().split()) for option in tail.split(",") if option.strip()),
+        options=_options(tail),
     )
+
+
+def _options(tail: str) -> tuple[str, ...]:
+    return tuple(" ".join(option.lower().split()) for option in tail.split(",") if option.strip())
 
 
 def parts(sql: str) -> tuple[list[Part], str]:

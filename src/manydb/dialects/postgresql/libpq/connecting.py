@@ -20,7 +20,7 @@ def arguments(
     return {
         "passfile": _NOWHERE,
         "hostaddr": "",
-        "connect_timeout": round(seconds),
+        "connect_timeout": max(1, round(seconds)),  # 0 would be for ever
         "application_name": settings["application_name"],
         "options": " ".join(f"-c {name}={value}" for name, value in escaped.items() if name != "application_name"),
         "client_encoding": "utf8",

@@ -15,74 +15,29 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from manydb import values
 from manydb.dialects.execution import driver
 from manydb.dialects.postgresql import literals, types
-from manydb.dialects.postgresql.libpq import arguments
+from manydb.dialects.postgresql.libpq import arguments, transactions
 from manydb.dialects.postgresql.libpq.columns import NUMERIC, RECORD, RECORDS, Columns, Reader
-from manydb.dialects.postgresql.libpq.pipeline import LostError, Pipeline, ServerError, is_alive, pipeline, script
+from manydb.dialects.postgresql.libpq.pipeline import LostError, Pipeline, pipeline
 from manydb.dialects.postgresql.types import Type
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.dialects.streaming import Pace
 
-_READER = "postgresql reader"  # keys in AsyncConnection.info, which lives as long as the driver's connection
-_OPENING = "postgresql opening"
+_READER = "postgresql reader"  # key in AsyncConnection.info, which lives as long as the driver's connection
 _CURSOR = "manydb_rows"
 _CLOSE = f"CLOSE {_CURSOR}"
 _BEGIN_SECONDS = 2.0
 """Nothing makes the beginning of a read wait: the network is silent, or the server."""
-_CHUNK = 32
+_CHUNK = 16
 """Rows that are taken from the network at a time: they may be long."""
-_FIRST_SLICE = 128
-"""Rows asked for of a cursor before anything is known of their size."""
+_FIRST_SLICE, _SECOND_SLICE = 16, 112
+"""Rows asked for of a cursor before anything is known of their size; the second lot can be left where it is."""
 # What the text forms depend on; the server reports each when it changes, so looking costs nothing.
-_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
+_SESSION = {"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
 _CHANGED = re.compile(rb"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
 _QUERY = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|WITH|VALUES|TABLE)\b", re.IGNORECASE | re.DOTALL)
 # Only a guess, which costs the connection where it is wrong.
 _FROM = re.compile(r"\bFROM\b", re.IGNORECASE)
 _LIMIT = re.compile(r"\bLIMIT\s+(\d{1,9})(?:\s+OFFSET\s+\d+)?[\s;]*\Z", re.IGNORECASE)
-
-
-# -- transactions ----------------------------------------------------------------------------------------------------
-
-
-async def begin(connection: AsyncConnection, steps: Sequence[str], *, alone: bool) -> None:
-    """Open a transaction by *steps*, in one round trip; *alone*, in none: the `fetch` that follows takes them along.
-
-    Raises LostError where the server has closed the connection meanwhile.
-    """
-    raw = driver(connection)
-    if not is_alive(raw):
-        raise LostError
-    if alone:
-        connection.info[_OPENING] = tuple(steps)
-        return
-    async with pipeline(raw) as line:
-        for step in steps:
-            line.query(step)
-        await line.send()
-        await line.skip(len(steps))
-
-
-async def scrub(raw: Any, info: dict[str, Any], sql: str) -> None:
-    """Undo by *sql* what the last user did; what was to be sent in front of a statement is not sent any more."""
-    info.pop(_OPENING, None)
-    await script(raw, sql)
-
-
-async def ping(raw: Any) -> bool:
-    """Whether the server answers."""
-    try:
-        await script(raw, ";")
-    except (LostError, ServerError):
-        return False
-    return True
-
-
-async def commit(connection: AsyncConnection) -> bytes:
-    """The tag of what became of the transaction: COMMIT, or ROLLBACK."""
-    async with pipeline(driver(connection)) as line:
-        line.query("COMMIT")
-        await line.send()
-        return (await line.one()).command_status or b""
 
 
 async def types_of(connection: AsyncConnection, oids: Sequence[int]) -> dict[int, Type]:
@@ -95,15 +50,7 @@ async def read(connection: AsyncConnection, sql: str, args: Sequence[str]) -> li
 
     As the statement of a `fetch`, it takes along what is still to be sent in front of it.
     """
-    opening = connection.info.pop(_OPENING, ())
-    call = _Call(connection, sql, _reader(connection), opening, is_alone=False)
-    async with pipeline(driver(connection)) as line:
-        call._open(line)
-        line.query(sql, [each.encode() for each in args])
-        await line.send()
-        await call._opened(line)
-        result = await line.one()
-    return [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
+    return await _Call(connection, sql, _reader(connection), transactions.taken(connection), is_alone=False).texts(args)
 
 
 # -- statements ------------------------------------------------------------------------------------------------------
@@ -203,7 +150,7 @@ class _Call:
         """With arguments, or where its columns must be *described* first, in a round trip of its own."""
         reader = _reader(connection)
         reader.forget_composites()
-        begin = connection.info.pop(_OPENING, ())
+        begin = transactions.taken(connection)
         call = cls(connection, sql, reader, [*begin, *_pins(driver(connection))], is_alone=bool(begin))
         if args or described:
             await call._describe(args)
@@ -253,12 +200,25 @@ class _Call:
         if line.is_abandoned:
             await self.connection.invalidate()
 
+    async def texts(self, args: Sequence[str]) -> list[bytes]:
+        """The first column of a query that is not null there, as it came."""
+        async with pipeline(driver(self.connection)) as line:
+            self._open(line)
+            line.query(self.sql, [each.encode() for each in args])
+            await line.send()
+            await self._opened(line)
+            result = await line.one()
+        return [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
+
     async def scroll(self, reading: Reading, *, with_records: bool = False, goes_on: bool = False) -> None:
         """Read what *reading* wants of the query through a cursor, which stays open where reading *goes_on*.
 
         Once without, then *with_records*, whose fields' types only the binary form tells: that is read beside the text.
         """
-        wanted = min(reading.limit + 1, _FIRST_SLICE)
+        wanted = [min(reading.limit + 1, _FIRST_SLICE)]
+        if self.is_alone and not (with_records or goes_on) and reading.limit + 1 > _FIRST_SLICE:
+            wanted.append(min(reading.limit + 1 - _FIRST_SLICE, _SECOND_SLICE))
+        is_all = sum(wanted) > reading.limit
         direction = "SCROLL" if with_records else "NO SCROLL"
         # The end of the transaction closes it, too.
         closes = not (self.is_alone or goes_on)
@@ -266,23 +226,27 @@ class _Call:
             async with pipeline(driver(self.connection)) as line:
                 self._open(line)
                 line.query(f"DECLARE {_CURSOR} {direction} CURSOR FOR {self.sql}", self.args, self.types)
-                self._ask(line, wanted, with_records=with_records)
-                if closes and wanted > reading.limit:
+                for each in wanted:
+                    self._ask(line, each, with_records=with_records)
+                if closes and is_all:
                     line.query(_CLOSE)
                 await line.send()
                 await self._opened(line)
                 await line.skip(1)
-                await self._slice(line, reading, wanted, with_records=with_records)
+                await self._slices(line, reading, wanted, with_records=with_records)
+        if line.is_abandoned:
+            await self.connection.invalidate()
+            return
         if self.columns.have_records and not with_records:
-            if not closes or wanted <= reading.limit:
+            if not (closes and is_all):
                 await self.close()
             reading.records, reading.size, self.place = [], 0, 0
             await self.scroll(reading, with_records=True, goes_on=goes_on)
             return
-        if wanted > reading.limit or goes_on:
+        if is_all or goes_on:
             return
-        while not self.has_ended and (wanted := reading.wants):
-            await self.more(reading, wanted)
+        while not self.has_ended and (more := reading.wants):
+            await self.more(reading, more)
         if closes:
             await self.close()
 
@@ -305,6 +269,13 @@ class _Call:
         if with_records:
             line.query(f"MOVE ABSOLUTE {self.place} FROM {_CURSOR}")
             line.query(f"FETCH FORWARD {wanted} FROM {_CURSOR}", binary=True)
+
+    async def _slices(self, line: Pipeline, reading: Reading, wanted: Sequence[int], *, with_records: bool) -> None:
+        for each in wanted:
+            if reading.is_full and self._needs_nothing:
+                self.has_ended, line.is_abandoned = False, True
+                return
+            await self._slice(line, reading, each, with_records=with_records)
 
     async def _slice(self, line: Pipeline, reading: Reading, wanted: int, *, with_records: bool) -> None:
         before = len(reading.records)
@@ -340,8 +311,7 @@ class _Call:
         while result is not None:
             if result.ntuples and (reading.is_full or len(reading.records) > reading.limit):
                 self.has_ended = False
-                # Who needs the connection once more cannot do without it.
-                if not (is_drained or self.columns.have_records or self.reader.missing(self.columns.oids)):
+                if not is_drained and self._needs_nothing:
                     line.is_abandoned = True
                     return
             elif result.ntuples:
@@ -349,6 +319,11 @@ class _Call:
             if tag := _CHANGED.fullmatch(result.command_status or b""):
                 self.affected = int(tag[1])
             result = await line.next()
+
+    @property
+    def _needs_nothing(self) -> bool:
+        """Whether the connection may go: it need not be asked about records, nor types that are not known."""
+        return not (self.columns.have_records or self.reader.missing(self.columns.oids))
 
     async def rows(self, reading: Reading, *, binary: bool = False) -> Rows:
         """What *reading* has read, in the form that JSON needs; what was *binary* has it already."""

@@ -1,0 +1,77 @@
+"""Long work gives way to others, and short work does not."""
+
+import asyncio
+import itertools
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+from manydb import slices
+from manydb.slices import Sliced
+
+
+def ticking(seconds: float) -> Callable[[], float]:
+    """A clock that is looked at every so many *seconds*."""
+    times = itertools.count(0.0, seconds)
+    return lambda: next(times)
+
+
+class Neighbour:
+    """Counts the turns that it has, until it is stopped."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+
+    async def __call__(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+
+async def turns_beside(work: Callable[[], Awaitable[object]]) -> int:
+    neighbour = Neighbour()
+    counting = asyncio.create_task(neighbour())
+    await asyncio.sleep(0)
+    before = neighbour.turns
+    await work()
+    counting.cancel()
+    return neighbour.turns - before
+
+
+def steps(number: int) -> Sliced[str]:
+    for _ in range(number):
+        yield
+    return "done"
+
+
+async def test_others_have_turns_while_long_work_goes_on() -> None:
+    assert await slices.in_turn(steps(100), ticking(0.002)) == "done"
+    assert await turns_beside(lambda: slices.in_turn(steps(100), ticking(0.002))) >= 100
+
+
+async def test_short_work_is_done_at_once() -> None:
+    assert await turns_beside(lambda: slices.in_turn(steps(100), ticking(0.000_001))) == 0
+
+
+async def test_pieces_are_made_when_it_is_their_turn() -> None:
+    neighbour = Neighbour()
+
+    def made() -> Iterator[int]:
+        for _ in range(10):
+            yield neighbour.turns
+
+    counting = asyncio.create_task(neighbour())
+    await asyncio.sleep(0)
+    found = await slices.gathered(made(), ticking(0.002))
+    counting.cancel()
+    assert len(set(found)) == 10
+
+
+async def test_work_goes_on_when_nobody_else_has_anything_to_do() -> None:
+    assert await slices.in_turn(steps(1_000), ticking(0.000_4)) == "done"
+
+
+def test_threads_give_way_sooner_as_long_as_it_is_asked_for() -> None:
+    before = sys.getswitchinterval()
+    with slices.between_threads():
+        assert sys.getswitchinterval() < before
+    assert sys.getswitchinterval() == before
