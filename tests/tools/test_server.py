@@ -9,6 +9,8 @@ import pytest
 from fastmcp import Client
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from manydb.dialects.mysql import MySQL
+from manydb.dialects.postgresql import PostgreSQL
 from manydb.server import build_server
 from manydb.settings import Settings
 from manydb.tools import TOOLS
@@ -79,6 +81,8 @@ async def test_a_database_that_cannot_be_reached_is_listed_with_its_reason(
         shop, *others = (await desk.ask("list_connections"))["connections"]
         assert shop.pop("backend").startswith("SQLite 3.")
         assert shop.pop("login") in {"superuser", "could write"}  # whoever made the file may write it
+        drivers = [each.pop("driver") for each in (shop, *others)]
+        assert drivers == ["aiosqlite", "aiosqlite", PostgreSQL.default_driver, MySQL.default_driver]
         assert shop == {"name": "shop", "access": "read_only", "status": "ok", "description": "what we sell"}
         assert others == [
             {"name": "gone", "backend": "SQLite", "access": "read_only", "status": "unreachable",

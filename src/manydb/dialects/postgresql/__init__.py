@@ -267,7 +267,8 @@ class PostgreSQL(base.Dialect):
                     return errors.AuthFailed(f"{place} does not let this user in")
                 sentence = said.rpartition("FATAL:")[2].strip().split("\n")[0]
                 return errors.Unreachable(sentence, sqlstate="3D000" if 'database "' in sentence else "08004")
-            if "SSL" in said or "certificate" in said or type(cause) is ConnectionError:  # as asyncpg says it
+            has_tls = "SSL connection has been closed" in said
+            if not has_tls and ("SSL" in said or "certificate" in said or type(cause) is ConnectionError):  # asyncpg's
                 return errors.TlsFailed(f"no TLS with {place} as its sslmode demands")
             if said:
                 found = next((sentence for mark, sentence in _UNREACHED.items() if mark in said.lower()), _UNREACHABLE)

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 _NOWHERE = f"{os.devnull}/none"  # a file that libpq does not find, and does not complain about
@@ -25,10 +27,10 @@ def arguments(
         "options": " ".join(f"-c {name}={value}" for name, value in escaped.items() if name != "application_name"),
         "client_encoding": "utf8",
         "sslmode": mode,
-        "sslrootcert": root or ("system" if mode == "verify-full" else _NOWHERE),
+        "sslrootcert": _file(root) or (_system_roots(mode) if mode.startswith("verify") else _NOWHERE),
         "sslcertmode": "allow" if "sslcert" in query else "disable",
-        "sslcert": query.get("sslcert", ""),
-        "sslkey": query.get("sslkey", ""),
+        "sslcert": _file(query.get("sslcert")),
+        "sslkey": _file(query.get("sslkey")),
         "sslcrl": _NOWHERE,
         "sslnegotiation": "postgres",
         "channel_binding": "prefer",
@@ -39,6 +41,15 @@ def arguments(
         "prepare_threshold": None,
         "async_creator_fn": _whole(connect),
     }
+
+
+def _file(path: str | None) -> str:
+    return str(Path(path).expanduser()) if path else ""
+
+
+def _system_roots(mode: str) -> str:
+    """The system's certificates: the libpq that psycopg brings would look where another system has them."""
+    return ssl.get_default_verify_paths().cafile or ("system" if mode == "verify-full" else _NOWHERE)
 
 
 def _whole(connect: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
