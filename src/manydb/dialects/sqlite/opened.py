@@ -18,6 +18,8 @@ _LONG = 1_000
 """Characters; longer statements take their time to compile."""
 _LONG_CELL = 10_000
 """Bytes; longer cells take their time to be read, compared and converted."""
+_MOST_VIEWS = 50
+_QUOTES = frozenset("\"'`[]")
 # Steps of a program that read at most a row.
 _STEPS = frozenset({
     "Init", "Goto", "Halt", "Noop", "Explain", "Transaction", "OpenRead", "Close", "ResultRow", "Once",
@@ -49,8 +51,10 @@ class Opened(sqlite3.Connection):
         """Seconds that `patiently` waits for a lock."""
         self.reads_alone = False
         """The next statement is a read without a transaction around it, which has one of its own."""
-        self._plain_schema: int | None = None
-        """The version of a schema that has been read, which takes its time, and has no views."""
+        self._known_schema: int | None = None
+        """The version of the schema that has been read, which takes its time."""
+        self._views: frozenset[str] = frozenset()
+        """Their names there, in lower case."""
 
     def patiently(self, work: Callable[[], T]) -> T:
         """Do *work*, again while somebody else holds the file's lock. It must be done in the connection's thread."""
@@ -68,17 +72,23 @@ class Opened(sqlite3.Connection):
         """Look at the schema, for `ends_at_once`; it must be done in the connection's thread."""
         with suppress(sqlite3.Error):  # somebody has locked the file, or the time is over: next time
             version = self._version()
-            if version != self._plain_schema:
-                views = self.execute("SELECT 1 FROM sqlite_master WHERE type = 'view' LIMIT 1").fetchall()
-                self._plain_schema = None if views else version
+            if version != self._known_schema:
+                found = self.execute("SELECT name FROM sqlite_master WHERE type = 'view'").fetchmany(_MOST_VIEWS + 1)
+                self._views = frozenset(name.lower() for (name,) in found)
+                # A quote in a name is written twice in a statement.
+                is_plain = len(found) <= _MOST_VIEWS and _QUOTES.isdisjoint("".join(self._views))
+                self._known_schema = version if is_plain else None
 
     def ends_at_once(self, sql: str, args: tuple[Any, ...]) -> bool:
         """Whether no step of what *sql* is compiled to runs twice, and none but reads a row; if its cells are short."""
+        if len(sql) > _LONG or self._known_schema is None:
+            return False
         # Each mention of a view or of a WITH query is compiled anew: the work may double with every few characters.
-        if len(sql) > _LONG or "with" in sql.lower():
+        text = sql.lower()
+        if "with" in text or any(view in text for view in self._views):
             return False
         try:
-            if self._plain_schema is None or self._plain_schema != self._version():
+            if self._known_schema != self._version():
                 return False
             steps = self.execute("EXPLAIN " + sql, args).fetchall()
         except sqlite3.Error:  # whoever runs it will be told
