@@ -7,7 +7,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import aiomysql
 import aiosqlite
 import asyncpg
 from sqlalchemy import URL, text
@@ -34,38 +33,26 @@ async def _asyncpg(url: URL) -> AsyncGenerator[Fetch]:
         await connection.close()
 
 
-@asynccontextmanager
-async def _aiomysql(url: URL) -> AsyncGenerator[Fetch]:
-    connection = await aiomysql.connect(
-        host=url.host, port=url.port or 3306, user=url.username, password=url.password or "", db=url.database
-    )
+def _mysql(driver: str) -> Callable[[URL], AbstractAsyncContextManager[Fetch]]:
+    """How *driver* connects: both have pymysql's ways."""
 
-    async def fetch(sql: str, *args: Any) -> Any:
-        async with connection.cursor() as cursor:
-            await cursor.execute(sql, args or None)
-            return await cursor.fetchall()
+    @asynccontextmanager
+    async def connected(url: URL) -> AsyncGenerator[Fetch]:
+        connection = await import_module(driver).connect(
+            host=url.host, port=url.port or 3306, user=url.username, password=url.password or "", db=url.database
+        )
 
-    try:
-        yield fetch
-    finally:
-        await connection.ensure_closed()
+        async def fetch(sql: str, *args: Any) -> Any:
+            async with connection.cursor() as cursor:
+                await cursor.execute(sql, args or None)
+                return await cursor.fetchall()
 
+        try:
+            yield fetch
+        finally:
+            await connection.ensure_closed()
 
-@asynccontextmanager
-async def _asyncmy(url: URL) -> AsyncGenerator[Fetch]:
-    connection = await import_module("asyncmy").connect(
-        host=url.host, port=url.port or 3306, user=url.username, password=url.password or "", db=url.database
-    )
-
-    async def fetch(sql: str, *args: Any) -> Any:
-        async with connection.cursor() as cursor:
-            await cursor.execute(sql, args or None)
-            return await cursor.fetchall()
-
-    try:
-        yield fetch
-    finally:
-        await connection.ensure_closed()
+    return connected
 
 
 @asynccontextmanager
@@ -95,9 +82,9 @@ async def _aiosqlite(url: URL) -> AsyncGenerator[Fetch]:
 DRIVERS: Mapping[str, Driver] = {
     "postgresql": Driver(_asyncpg, "$1"),
     "postgresql+psycopg": Driver(_psycopg, "%s"),
-    "mysql": Driver(_aiomysql, "%s"),
+    "mysql": Driver(_mysql("aiomysql"), "%s"),
     "sqlite": Driver(_aiosqlite, "?"),
-    "mysql+asyncmy": Driver(_asyncmy, "%s"),
+    "mysql+asyncmy": Driver(_mysql("asyncmy"), "%s"),
 }
 """By the way to a database: its backend, by the driver that is always there, or with one of manydb[fast]."""
 

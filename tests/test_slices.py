@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 
 from manydb import slices
 from manydb.slices import Sliced
@@ -70,8 +71,12 @@ async def test_work_goes_on_when_nobody_else_has_anything_to_do() -> None:
     assert await slices.in_turn(steps(1_000), ticking(0.000_4)) == "done"
 
 
-def test_threads_give_way_sooner_as_long_as_it_is_asked_for() -> None:
+def test_threads_give_way_sooner_until_the_last_who_asked_for_it_ends() -> None:
     before = sys.getswitchinterval()
-    with slices.between_threads():
-        assert sys.getswitchinterval() < before
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(slices.between_threads())
+        second.enter_context(slices.between_threads())
+        assert sys.getswitchinterval() < 0.001
+        first.close()
+        assert sys.getswitchinterval() < 0.001
     assert sys.getswitchinterval() == before

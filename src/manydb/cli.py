@@ -4,9 +4,8 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -212,7 +211,7 @@ def _serve_stdio(settings: "Settings", policy: "AdmissionPolicy | None") -> None
         # Its event loops cannot wait for its standard handles.
         _run(_server(settings, local=True).run_stdio_async(show_banner=False))
     elif sys.stdin is not None and sys.stdout is not None:  # None where they were closed: there is no client then
-        from manydb import reception  # noqa: PLC0415
+        from manydb import loops, reception  # noqa: PLC0415
         from manydb.manifest import Manifest  # noqa: PLC0415
 
         def load() -> "reception.Serve":
@@ -220,7 +219,7 @@ def _serve_stdio(settings: "Settings", policy: "AdmissionPolicy | None") -> None
 
             return partial(serve_client, _server(settings, local=True))
 
-        _in_loop(reception.serve(Manifest.stored(settings, policy), load))
+        loops.run(reception.serve(Manifest.stored(settings, policy), load))
 
 
 def _server(settings: "Settings", *, local: bool) -> "FastMCP[Any]":
@@ -235,30 +234,9 @@ def _server(settings: "Settings", *, local: bool) -> "FastMCP[Any]":
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     gc.enable()
-    return _in_loop(work)
+    from manydb import loops  # noqa: PLC0415
 
-
-def _in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Do *work* in uvloop's event loop, where that is installed (`manydb[fast]`), else in asyncio's."""
-    import asyncio  # noqa: PLC0415
-
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    # uvloop aborts the process where a standard file is closed.
-    if find_spec("uvloop") and all(map(_is_open, range(3))):
-        import uvloop  # noqa: PLC0415
-
-        factory = uvloop.new_event_loop
-
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
+    return loops.run(work)
 
 
 def _query(chosen: argparse.Namespace) -> int:

@@ -18,6 +18,10 @@ _MOST_TURNS = 10
 _SWITCH_SECONDS = 0.0005
 
 
+# The interpreter has one interval, whoever asks; several servers may live in a process, and end in any order.
+_found: list[float] = []
+
+
 class Turns:
     """The turns of others, in between the slices of one work."""
 
@@ -50,12 +54,15 @@ def between_threads() -> Iterator[None]:
 
     The loop waits for the interpreter each time that it has waited for the network: a dozen times for a small answer.
     """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(min(before, _SWITCH_SECONDS))
+    _found.append(sys.getswitchinterval())
+    sys.setswitchinterval(min(_found[0], _SWITCH_SECONDS))
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        first = _found[0]
+        _found.pop()
+        if not _found:
+            sys.setswitchinterval(first)
 
 
 async def in_turn(work: Sliced[T], clock: Callable[[], float] = time.perf_counter) -> T:

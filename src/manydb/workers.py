@@ -214,6 +214,7 @@ def work(
         gc.enable()
         sockets = [Handed(fileno=end.detach()), private]
         ready = partial(word.send, "")
+        # In asyncio's own loop: uvloop would accept connections by itself, and not as `Handed` does.
         asyncio.run(transports.serve_share(server, own, sockets, number, paths, ready, gone))
     except ManydbError as exc:
         word.send(exc.message)

@@ -101,7 +101,7 @@ def test_the_tour_makes_its_stops_in_order(tour: str) -> None:
 
 
 def test_the_shop_is_the_only_database(tour: str) -> None:
-    assert re.search(r"shop +SQLite \S+ +read_only +(superuser|could write) +ok", stop(tour, 1))
+    assert re.search(r"shop +SQLite \S+ +aiosqlite +read_only +(superuser|could write) +ok", stop(tour, 1))
     assert "own" not in stop(tour, 1)
 
 
@@ -305,7 +305,7 @@ async def test_the_tour_goes_through_other_databases_too(
     async with databases.temporary(backend) as url:
         done = await asyncio.to_thread(demo, "--url", url, folder=folder)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(rf"shop +{named} \S+ +read_only +(superuser|could write) +ok", stop(done.stdout, 1))
+    assert re.search(rf"shop +{named} \S+ +\S+ +read_only +(superuser|could write) +ok", stop(done.stdout, 1))
     assert re.search(r"Käthe Çelik +38 +9895\.40", stop(done.stdout, 3))
     assert re.search(r"UNKNOWN_COLUMN .*vat_rate", stop(done.stdout, 6))
     # A shop that lasts is served by its URL, not built anew.
