@@ -101,6 +101,29 @@ def test_without_the_fast_driver_of_mysql_the_other_one_serves() -> None:
 
 
 @pytest.mark.parametrize(
+    ("distribution", "module", "release", "written", "other"),
+    [
+        ("asyncmy", "asyncmy", "0.2.10", "mysql://h/d", "mysql+aiomysql"),
+        ("asyncmy", "asyncmy", "0.3.0", "mysql://h/d", "mysql+aiomysql"),
+        ("psycopg-binary", "psycopg_binary", "3.2.9", "postgresql://h/d", "postgresql+asyncpg"),
+        ("psycopg-binary", "psycopg_binary", "3.4.0", "postgresql://h/d", "postgresql+asyncpg"),
+    ],
+)
+def test_a_release_of_a_fast_driver_that_nobody_tried_is_not_taken_unasked(
+    distribution: str, module: str, release: str, written: str, other: str, tmp_path: Path
+) -> None:
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").touch()
+    about = tmp_path / f"{distribution.replace('-', '_')}-{release}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {release}\n")
+    script = f"from manydb import dialects; print(dialects.parse({written!r})[1].drivername)"
+    environment = {"PYTHONPATH": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == other
+
+
+@pytest.mark.parametrize(
     "written",
     [
         "postgresql+psycopg2://u:{secret}@h/d", "postgresql+pg8000://u:{secret}@h/d", "mysql+pymysql://u:{secret}@h/d",

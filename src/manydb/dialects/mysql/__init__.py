@@ -4,7 +4,6 @@ import asyncio
 import ssl
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from importlib.util import find_spec
 from typing import Any, cast
 
 from sqlalchemy import URL, Connection, event
@@ -12,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
 from manydb import errors
-from manydb.dialects import base, tls
+from manydb.dialects import base, drivers, tls
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.mysql import catalog, execution, grammar, loading, powers, wire
 from manydb.dialects.mysql import comparing as _comparing  # noqa: F401 - SQLAlchemy learns from it how to compile
@@ -56,8 +55,10 @@ _ERRORS: dict[int, type[errors.ManydbError]] = {
 class MySQL(base.Dialect):
     name = "mysql"
     title = "MySQL"
-    # Looked for, not imported: only a URL loads it.
-    default_driver = "asyncmy" if find_spec("asyncmy") else "aiomysql"
+    # As the extra "fast" has it.
+    default_driver = (
+        "asyncmy" if drivers.is_known("asyncmy", "asyncmy", since=(0, 2, 18), before=(0, 3)) else "aiomysql"
+    )
     other_drivers = ("aiomysql",)
     schemes = ("mysql", "mariadb")
     default_port = 3306

@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from manydb import errors
-from manydb.dialects import base, tls
+from manydb.dialects import base, drivers, tls
 from manydb.dialects.execution import driver
 from manydb.dialects.loading import Load, Loader
 from manydb.dialects.postgresql import catalog, execution, grammar, loading, powers
@@ -70,8 +70,12 @@ _OWN_SETTINGS = {"default_transaction_read_only", "statement_timeout", "lock_tim
 class PostgreSQL(base.Dialect):
     name = "postgresql"
     title = "PostgreSQL"
-    # Looked for, not imported: only a URL loads it. Without its libpq, psycopg would look for one on this machine.
-    default_driver = "psycopg" if find_spec("psycopg") and find_spec("psycopg_binary") else "asyncpg"
+    # As the extra "fast" has it. Without its libpq, psycopg would look for one on this machine.
+    default_driver = (
+        "psycopg"
+        if find_spec("psycopg") and drivers.is_known("psycopg-binary", "psycopg_binary", since=(3, 3), before=(3, 4))
+        else "asyncpg"
+    )
     other_drivers = ("asyncpg",)
     schemes = ("postgresql", "postgres")
     default_port = 5432
