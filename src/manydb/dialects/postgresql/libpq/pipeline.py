@@ -6,8 +6,8 @@ https://www.postgresql.org/docs/current/libpq-pipeline-mode.html
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
@@ -183,15 +183,9 @@ class Pipeline:
 
 @asynccontextmanager
 async def pipeline(raw: Any) -> AsyncGenerator[Pipeline]:
-    """A pipeline on psycopg's connection, read to its end when the context ends.
-
-    Where that is cut off, by a cancellation say, nobody knows what the server still has to say: the connection is
-    closed.
-    """
-    pg = raw.pgconn
-    line = Pipeline(pg)
-    try:
-        pg.enter_pipeline_mode()
+    """A pipeline on psycopg's connection, read to its end when the context ends."""
+    with _line(raw.pgconn) as line:
+        raw.pgconn.enter_pipeline_mode()
         try:
             yield line
         except ServerError:
@@ -199,14 +193,6 @@ async def pipeline(raw: Any) -> AsyncGenerator[Pipeline]:
             raise
         if not line.is_abandoned:
             await line.end()
-    except ServerError:
-        raise
-    except BaseException:
-        line.close()
-        pg.finish()
-        raise
-    finally:
-        line.close()
 
 
 async def script(raw: Any, sql: str) -> None:
@@ -214,23 +200,31 @@ async def script(raw: Any, sql: str) -> None:
 
     As psycopg's own `execute`, which tries for seconds to end what is cut off.
     """
-    pg = raw.pgconn
-    line = Pipeline(pg)
     failure: Result | None = None
-    try:
-        pg.send_query(sql.encode())
+    with _line(raw.pgconn) as line:
+        raw.pgconn.send_query(sql.encode())
         await line.push()
         while (result := await line.result()) is not None:
             if result.status == Status.FATAL_ERROR:
                 failure = result
-    except BaseException:
-        line.close()
-        pg.finish()
-        raise
-    finally:
-        line.close()
     if failure is not None:
         raise ServerError(failure)
+
+
+@contextmanager
+def _line(pg: Any) -> Iterator[Pipeline]:
+    """Where it is cut off, by a cancellation say, nobody knows what the server still has to say: *pg* is closed."""
+    line = Pipeline(pg)
+    try:
+        yield line
+    except ServerError:
+        line.close()
+        raise
+    except BaseException:
+        line.close()  # first, for another connection may have the file's number next
+        pg.finish()
+        raise
+    line.close()
 
 
 def is_alive(raw: Any) -> bool:
