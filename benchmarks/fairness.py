@@ -39,10 +39,10 @@ _LONG = "SELECT 1 /* " + "x" * 199_000 + " */"
 _LIST = f"SELECT count(*) FROM tall WHERE id IN ({', '.join(str(number) for number in range(14_000))})"
 DISTURBANCES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "a slow statement": ("execute_query", {"sql": f"SELECT count(*) FROM {', '.join(f'few f{n}' for n in range(7))}"}),
-    "an answer of 50 MB": ("execute_query", {"sql": _TALL, "row_cap": ROWS}),
+    "the largest answer, 16 MB of 50": ("execute_query", {"sql": _TALL, "row_cap": ROWS}),
     "an export of 50 MB": ("export_query", {"sql": _TALL}),
     "a cold schema of 1,000 tables": ("search_schema", {"pattern": "amount"}),
-    "a statement of 200 kB": ("execute_query", {"sql": _LONG}),
+    "statements of 200 kB, refused": ("execute_query", {"sql": _LONG}),
     "a statement of 14,000 values": ("execute_query", {"sql": _LIST}),
 }
 
