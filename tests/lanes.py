@@ -20,8 +20,12 @@ from fastmcp.utilities.asgi_transport import StreamingASGITransport, run_asgi_li
 from mcp import ClientSession
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.shared.message import SessionMessage
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from manydb import pipes, transports
+from manydb.lane.http import Endpoint
+from manydb.lane.sessions import Session
 from manydb.server import build_server
 from manydb.settings import Settings
 from tests.tools import Desk
@@ -166,25 +170,68 @@ async def through(mode: str = "auto", /, **settings: Any) -> AsyncGenerator[Desk
 
 @dataclass(eq=False)
 class Post:
-    """An ASGI app, asked without sessions."""
+    """An ASGI app, asked without sessions, or in one once a client of the handshake era has greeted it."""
 
     http: httpx2.AsyncClient
     seen: list[str]
+    app: Starlette = field(default_factory=Starlette)
+    """Where it is of this process."""
+    login: dict[str, str] = field(default_factory=dict)
+    session: dict[str, str] = field(default_factory=dict)
+    """The headers that a request of it bears."""
 
     async def ask(self, method: str, params: Any, **envelope: Any) -> bytes:
-        return (await self.post(method, params, **envelope)).content
+        return said(await self.post(method, params, **envelope))
 
     async def post(
         self, method: str, params: Any, headers: Mapping[str, str | None] | None = None, **envelope: Any
     ) -> httpx2.Response:
         """The answer to a message under the headers that fit it, except where *headers* say otherwise."""
-        fitting = JSON | {"mcp-protocol-version": MODERN, "mcp-method": method}
-        if isinstance(params, dict) and isinstance(params.get("name"), str):
+        fitting = JSON | self.login | (self.session or {"mcp-protocol-version": MODERN, "mcp-method": method})
+        if not self.session and isinstance(params, dict) and isinstance(params.get("name"), str):
             fitting["mcp-name"] = params["name"]
         sent = {name: value for name, value in (fitting | dict(headers or {})).items() if value is not None}
         message = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1, **envelope}
+        return await self.send(json.dumps(message), sent)
+
+    async def notify(self, method: str, params: Any) -> None:
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        assert (await self.send(json.dumps(message), JSON | self.login | self.session)).status_code == 202
+
+    async def send(self, body: str, headers: Mapping[str, str]) -> httpx2.Response:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self.http.post("/mcp", content=json.dumps(message), headers=sent)
+            return await self.http.post("/mcp", content=body, headers=dict(headers))
+
+    async def greet(self, version: str) -> None:
+        """Whatever a client of *version* says first."""
+        if version == MODERN:
+            return
+        hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        nothing = {"mcp-protocol-version": None, "mcp-method": None}
+        found = await self.post("initialize", hello, nothing)
+        assert json.loads(said(found))["result"]["protocolVersion"] == version
+        self.session = {"mcp-session-id": found.headers["mcp-session-id"], "mcp-protocol-version": version}
+        await self.notify("notifications/initialized", {})
+        await self.ask("ping", {})  # heard after the notice, which may be on its way still
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """Those that the lane has met."""
+        endpoints = (route.app for route in self.app.routes if isinstance(route, Route))
+        (endpoint,) = (each for each in endpoints if isinstance(each, Endpoint))
+        assert endpoint.sessions is not None
+        return endpoint.sessions._met
+
+    async def leave(self) -> None:
+        assert (await self.http.delete("/mcp", headers=JSON | self.session)).status_code == 200
+
+
+def said(response: httpx2.Response) -> bytes:
+    """The message that *response* brings, as its body or as the only event of a stream."""
+    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        return response.content
+    (data,) = (line for line in response.content.splitlines() if line.startswith(b"data:"))
+    return data.removeprefix(b"data:").strip()
 
 
 @asynccontextmanager
@@ -194,4 +241,4 @@ async def over_http(server: FastMCP[Any], settings: Settings) -> AsyncGenerator[
         run_asgi_lifespan(app),
         httpx2.AsyncClient(transport=StreamingASGITransport(app), base_url="http://127.0.0.1") as http,
     ):
-        yield Post(http, watched(server))
+        yield Post(http, watched(server), app)

@@ -15,9 +15,12 @@ from fastmcp import Client, FastMCP
 from fastmcp.client.transports import StdioTransport
 from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
 from fastmcp.utilities.tests import ASGIServer, asgi_server
+from starlette.applications import Starlette
 
+from manydb import lane
 from manydb.callers import Caller
 from manydb.gateway import Gateway
+from manydb.lane.http import lead_through
 from manydb.server import build_server
 from manydb.settings import Settings
 from tests.conftest import Databases
@@ -89,13 +92,18 @@ def gateway_of(server: FastMCP[Any]) -> Gateway:
 
 
 @asynccontextmanager
-async def house(*, logins: bool = False, session_idle_timeout: float = 60, **given: Any) -> AsyncGenerator[House]:
+async def house(
+    *, logins: bool = False, session_idle_timeout: float = 60, has_lane: bool = True, **given: Any
+) -> AsyncGenerator[House]:
     """Anybody may register what this machine has."""
     settings = {"tools": GROUPS, "registration": True, "registration_networks": ["loopback"]} | given
     server = build_server(Settings.model_validate(settings | {"registration_access": "read_write"}), local=False)
     if logins:
         server.auth = StaticTokenVerifier({name: {"client_id": name, "scopes": []} for name in ("a", "b")})
     async with asgi_server(server, session_idle_timeout=session_idle_timeout) as http:
+        assert isinstance(http.app, Starlette)
+        if has_lane and (fast := await lane.beside(server, Settings.model_validate({}))):
+            lead_through(fast, http.app)
         witness = gateway_of(server).holdings.add(Witness())
         yield House(server, http, witness)
 
@@ -234,12 +242,13 @@ async def leave_things(desk: Desk, url: str) -> None:
 
 @pytest.mark.parametrize("backend", ["postgresql", "mysql"])
 @pytest.mark.parametrize("end", ["the client takes leave", "the client falls silent"])
-async def test_what_a_session_held_ends_with_it(end: str, backend: str, databases: Databases) -> None:
+@pytest.mark.parametrize("has_lane", [True, False])
+async def test_what_a_session_held_ends_with_it(has_lane: bool, end: str, backend: str, databases: Databases) -> None:
     async with databases.temporary(backend) as url:
         observer = Observer.of(url)
         await observer.run("CREATE TABLE t (a int)")
         silent = end == "the client falls silent"
-        async with house(session_idle_timeout=0.3 if silent else 60) as found:
+        async with house(session_idle_timeout=0.3 if silent else 60, has_lane=has_lane) as found:
             if silent:
                 visitor = await Visitor.arriving(found, "legacy")
                 await leave_things_raw(visitor, url)

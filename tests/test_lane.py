@@ -18,7 +18,7 @@ from opentelemetry import trace
 
 from manydb import lane
 from manydb.formats import FORMATS
-from manydb.lane import Endpoint
+from manydb.lane.http import Endpoint
 from manydb.listening import sockets
 from manydb.server import build_server
 from manydb.settings import Settings
@@ -40,7 +40,11 @@ from tests.lanes import (
 )
 from tests.observers import ENDLESS, Observer, eventually
 
-PLACES = ("http", *(f"stdio-{version}" for version in (MODERN, *HANDSHAKE_PROTOCOL_VERSIONS)))
+PLACES = (
+    "http",
+    *(f"http-{version}" for version in HANDSHAKE_PROTOCOL_VERSIONS),
+    *(f"stdio-{version}" for version in (MODERN, *HANDSHAKE_PROTOCOL_VERSIONS)),
+)
 CORE = {tool.name for tool in TOOLS if tool.group == "core"}
 
 # Taken: calls of every core tool, answered and refused by the tool itself.
@@ -106,9 +110,11 @@ def configured(url: str, **more: Any) -> Settings:
 @asynccontextmanager
 async def asked(place: str, settings: Settings) -> AsyncGenerator[Line | Post]:
     """A server of *settings*, ready to be called."""
-    server = build_server(settings, local=place != "http")
-    if place == "http":
+    is_http = place.startswith("http")
+    server = build_server(settings, local=not is_http)
+    if is_http:
         async with over_http(server, settings) as post:
+            await post.greet(version_of(place))
             yield post
     else:
         async with over_stdio(server) as line:
@@ -119,7 +125,7 @@ async def asked(place: str, settings: Settings) -> AsyncGenerator[Line | Post]:
 def compared(place: str, answer: bytes) -> Any:
     """*answer* without what differs from call to call, times and handles; over HTTP, FastMCP writes ASCII alone."""
     plain = re.sub(rb"r_[\w-]{16}", b"_", re.sub(rb'(elapsed_ms\\?":)[\d.]+', rb"\g<1>0", answer))
-    return json.loads(plain) if place == "http" else plain
+    return json.loads(plain) if place.startswith("http") else plain
 
 
 async def assert_same(place: str, settings: Settings, calls: list[tuple[str, Any]], *, taken: bool) -> None:
@@ -420,6 +426,144 @@ async def test_a_cancelled_call_is_not_answered_and_ends_in_the_database(url: st
         assert line.seen == []
 
 
+async def test_a_cancelled_call_of_a_session_is_told_so_and_ends_in_the_database(url: str) -> None:
+    observer = Observer.of(url)
+    endless = a_call("execute_query", {"sql": ENDLESS}, HANDSHAKE)
+    async with asked(f"http-{HANDSHAKE}", configured(url)) as post:
+        assert isinstance(post, Post)
+        calls = [asyncio.create_task(post.ask("tools/call", endless, id=number)) for number in (7, "8")]
+        await eventually(partial(runs, observer, 2))
+        await post.notify("notifications/cancelled", {"requestId": "7"})
+        await eventually(partial(runs, observer, 1))
+        await post.notify("notifications/cancelled", {"requestId": 8})
+        await eventually(observer.is_quiet)
+        for number, call in zip((7, "8"), calls, strict=True):
+            cancelled = {"code": -32800, "message": "Request cancelled"}
+            assert json.loads(await call) == {"jsonrpc": "2.0", "id": number, "error": cancelled}
+        assert post.seen == []
+
+
+async def test_an_id_that_is_under_way_is_left_to_fastmcp(url: str) -> None:
+    observer = Observer.of(url)
+    async with asked(f"http-{HANDSHAKE}", configured(url)) as post:
+        assert isinstance(post, Post)
+        endless = a_call("execute_query", {"sql": ENDLESS}, HANDSHAKE)
+        call = asyncio.create_task(post.ask("tools/call", endless, id=7))
+        await eventually(observer.is_busy)
+        assert not await is_taken(post, a_call("list_connections", version=HANDSHAKE), id=7)
+        await post.notify("notifications/cancelled", {"requestId": 7})
+        assert b"Request cancelled" in await call
+        assert await is_taken(post, a_call("list_connections", version=HANDSHAKE), id=7)
+
+
+async def test_calls_of_a_session_end_with_it(url: str) -> None:
+    observer = Observer.of(url)
+    async with asked(f"http-{HANDSHAKE}", configured(url)) as post:
+        assert isinstance(post, Post)
+        call = asyncio.create_task(post.ask("tools/call", a_call("execute_query", {"sql": ENDLESS}, HANDSHAKE)))
+        await eventually(observer.is_busy)
+        await post.leave()
+        assert json.loads(await call)["error"] == {"code": -32000, "message": "Connection closed"}
+        await eventually(observer.is_quiet)
+        late = await post.post("tools/call", a_call("list_connections", version=HANDSHAKE))
+        assert (late.status_code, late.json()["error"]["message"]) == (404, "Session not found")
+        assert post.seen == []
+
+
+async def test_a_session_is_not_idle_while_a_call_of_it_runs(url: str) -> None:
+    observer = Observer.of(url)
+    settings = configured(url, caller_idle_ttl=1)
+    async with asked(f"http-{HANDSHAKE}", settings) as post:
+        assert isinstance(post, Post)
+        slow = a_call("execute_query", {"sql": ENDLESS, "timeout_seconds": 1.5}, HANDSHAKE)
+        assert b"TIMEOUT" in await post.ask("tools/call", slow)
+        assert await is_taken(post, a_call("list_connections", version=HANDSHAKE))
+        await eventually(partial(is_forgotten, post), 10)
+        assert post.seen == []
+        late = await post.post("tools/call", a_call("list_connections", version=HANDSHAKE))
+        assert late.status_code == 404
+    await eventually(observer.is_quiet)
+
+
+async def is_forgotten(post: Post) -> bool:
+    return not post.sessions
+
+
+async def test_a_connection_that_breaks_cancels_no_call_of_a_session(url: str) -> None:
+    observer = Observer.of(url)
+    async with asked(f"http-{HANDSHAKE}", configured(url)) as post:
+        assert isinstance(post, Post)
+        message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call"}
+        body = json.dumps(message | {"params": a_call("execute_query", {"sql": ENDLESS}, HANDSHAKE)}).encode()
+        headers = JSON | post.session | {"content-length": str(len(body)), "host": "127.0.0.1"}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/mcp",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+        heard: asyncio.Queue[Any] = asyncio.Queue()
+        heard.put_nowait({"type": "http.request", "body": body})
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        call = asyncio.create_task(post.app(scope, heard.get, said.put))
+        await eventually(observer.is_busy)
+        heard.put_nowait({"type": "http.disconnect"})
+        assert await is_taken(post, a_call("list_connections", version=HANDSHAKE))
+        assert await observer.is_busy()
+        await post.notify("notifications/cancelled", {"requestId": 7})
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await call
+        await eventually(observer.is_quiet)
+
+
+async def test_a_session_holds_its_own_and_reaches_nothing_of_anothers(url: str) -> None:
+    server = build_server(configured(url), local=False)
+    async with over_http(server, configured(url)) as post:
+        other = Post(post.http, post.seen, post.app)
+        for each in (post, other):
+            await each.greet(HANDSHAKE)
+        first = await post.ask(
+            "tools/call", a_call("execute_query", {"sql": "SELECT id FROM pets", "row_cap": 1}, HANDSHAKE)
+        )
+        (block,) = json.loads(first)["result"]["content"]
+        rest = a_call("fetch_rows", {"result_id": json.loads(block["text"])["result_id"]}, HANDSHAKE)
+        assert b"EXPIRED" in await other.ask("tools/call", rest)
+        assert b"EXPIRED" not in await post.ask("tools/call", rest)
+        assert post.seen == []
+
+
+async def test_a_session_is_taken_from_nobody_but_the_login_that_opened_it(url: str) -> None:
+    settings = configured(url)
+    server = build_server(settings, local=False)
+    server.auth = StaticTokenVerifier(tokens={name: {"client_id": name, "scopes": []} for name in ("key", "other")})
+    async with over_http(server, settings) as post:
+        post.login = {"authorization": "Bearer key"}
+        await post.greet(HANDSHAKE)
+        call = a_call("list_connections", version=HANDSHAKE)
+        assert await is_taken(post, call)
+        stolen = await post.post("tools/call", call, {"authorization": "Bearer other"})
+        assert (stolen.status_code, stolen.json()["error"]["message"]) == (404, "Session not found")
+        assert (await post.post("tools/call", call, {"authorization": None})).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({"mcp-protocol-version": None}, True),
+        ({"mcp-protocol-version": "2025-06-18"}, False),
+        ({"content-type": "application/json; charset=utf-8"}, True),
+        ({"content-length": "5000000"}, False),
+    ],
+)
+async def test_a_session_speaks_its_own_version(url: str, headers: dict[str, str | None], *, taken: bool) -> None:
+    async with asked(f"http-{HANDSHAKE}", configured(url)) as post:
+        assert isinstance(post, Post)
+        found = await post.post("tools/call", a_call("list_connections", version=HANDSHAKE), headers)
+        assert (post.seen == [] and found.is_success) is taken
+        if taken:
+            assert found.headers["mcp-session-id"] == post.session["mcp-session-id"]
+
+
 async def runs(observer: Observer, number: int) -> bool:
     return await observer.running() == number
 
@@ -495,9 +639,9 @@ async def test_an_http_client_that_leaves_ends_its_call_in_the_database(url: str
 
 @asynccontextmanager
 async def called_by_hand(
-    url: str, arguments: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({}), **given: float
+    url: str, arguments: dict[str, Any], more: Mapping[str, Any] = MappingProxyType({}), ping_seconds: float = 15.0
 ) -> AsyncGenerator[tuple[asyncio.Queue[Any], Callable[[], None]]]:
-    """What the lane sends as the answer to a call, and how its client leaves; *given* is the Endpoint's."""
+    """What the lane sends as the answer to a call, and how its client leaves."""
     settings = configured(url, **more)
     server = build_server(settings, local=False)
     heard: asyncio.Queue[Any] = asyncio.Queue()
@@ -519,7 +663,7 @@ async def called_by_hand(
         raise AssertionError(body)
 
     async with server._lifespan_manager():
-        endpoint = Endpoint(beside, passed_on, **given)
+        endpoint = Endpoint(beside, passed_on, ping_seconds=ping_seconds)
         call = asyncio.create_task(endpoint(scope, heard.get, said.put))
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield said, partial(heard.put_nowait, {"type": "http.disconnect"})

@@ -18,7 +18,7 @@ from fastmcp import Client
 from manydb import relay
 from manydb.tools import TOOLS
 from tests.conftest import Databases
-from tests.lanes import ENVELOPE, HANDSHAKE, JSON, Post, a_call
+from tests.lanes import ENVELOPE, HANDSHAKE, JSON, Post, a_call, said
 from tests.servers import BACKENDS
 from tests.test_transports import (
     PATIENCE_SECONDS,
@@ -287,9 +287,8 @@ class Session:
         return await self.anybody.http.post("/mcp", json=message, headers=self.headers)
 
     async def call(self, tool: str, /, **arguments: Any) -> Any:
-        said = (await self.post("tools/call", {"name": tool, "arguments": arguments}, next(self._numbers))).text
-        (line,) = (each[5:] for each in said.splitlines() if each.startswith("data:"))
-        return json.loads(json.loads(line)["result"]["content"][0]["text"])
+        answer = await self.post("tools/call", {"name": tool, "arguments": arguments}, next(self._numbers))
+        return json.loads(json.loads(said(answer))["result"]["content"][0]["text"])
 
 
 # -- beginnings and ends ---------------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ import orjson
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp_types import ErrorData, JSONRPCError, RequestId
 from pydantic_core import to_json
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from manydb import slices
 from manydb.slices import Turns
@@ -51,17 +50,15 @@ class Answer:
         body = message.model_dump_json(by_alias=True, exclude_unset=True).encode()
         return cls(number, body, ERROR_CODE_HTTP_STATUS.get(error.code, 200))
 
-    async def send(self, scope: Scope, receive: Receive, send: Send, *, is_stream: bool) -> None:
-        """Over HTTP; as the last event where it *is_stream*, whose head has been sent."""
+    async def send(self, send: Send, headers: Sequence[tuple[bytes, bytes]] = (), *, is_stream: bool) -> None:
+        """Over HTTP, under *headers* too; as the last event where it *is_stream*, whose head has been sent."""
         if is_stream:
             await _send_pieces(send, [b"event: message\r\ndata: " + self.body, *self.rest], b"\r\n\r\n")
-        elif self.rest:
-            length = str(len(self.body) + sum(map(len, self.rest))).encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-            await send({"type": "http.response.start", "status": self.status, "headers": headers})
-            await _send_pieces(send, [self.body, *self.rest])
-        else:
-            await Response(self.body, self.status, media_type="application/json")(scope, receive, send)
+            return
+        length = str(len(self.body) + sum(map(len, self.rest))).encode()
+        told = [(b"content-length", length), (b"content-type", b"application/json"), *headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": told})
+        await _send_pieces(send, [self.body, *self.rest])
 
 
 async def _send_pieces(send: Send, pieces: Sequence[bytes], end: bytes = b"") -> None:

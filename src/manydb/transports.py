@@ -22,7 +22,9 @@ from starlette.applications import Starlette
 
 from manydb import lane, listening, relay
 from manydb.answers import Answer
-from manydb.lane import Lane, Talk
+from manydb.lane import Lane
+from manydb.lane.http import lead_through
+from manydb.lane.streams import Talk
 from manydb.pipes import Client, Lines, Send, on_signals
 from manydb.settings import Settings
 from manydb.tools import parameters
@@ -194,7 +196,7 @@ async def _http_app(server: FastMCP[Any], settings: Settings) -> Starlette:
         path=settings.path, host_origin_protection="auto", session_idle_timeout=settings.caller_idle_ttl
     )
     if fast := await lane.beside(server, settings):
-        lane.lead_through(fast, app)
+        lead_through(fast, app)
     return app
 
 
