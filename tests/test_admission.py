@@ -26,6 +26,7 @@ from sqlalchemy import URL, NullPool, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from manydb.admission import Address, Admission, AdmissionPolicy, working_directory
+from manydb.dialects import Dialect
 from manydb.dialects.mysql import MySQL
 from manydb.dialects.postgresql import PostgreSQL
 from manydb.errors import BadParameter, Forbidden, ManydbError, SettingsError
@@ -364,6 +365,25 @@ def test_other_drivers_are_admitted_where_the_policy_names_them() -> None:
     assert policy.admit("postgresql+psycopg://u:p@h/db").url.drivername == "postgresql+psycopg"
     with pytest.raises(Forbidden, match=r"postgresql\+psycopg"):
         policy.admit("mysql://u:p@h/db")
+
+
+@pytest.mark.parametrize("dialect", [PostgreSQL, MySQL])
+def test_a_url_that_names_no_driver_takes_the_first_that_the_policy_names(dialect: type[Dialect]) -> None:
+    tried = [f"{dialect.name}+{driver}" for driver in (dialect.default_driver, *dialect.other_drivers)]
+    for scheme in dialect.schemes:
+        for named, taken in ((tried, tried[0]), (tried[::-1], tried[0]), (tried[1:], tried[1])):
+            assert AdmissionPolicy.of(drivers=named).admit(f"{scheme}://u:p@h/db").url.drivername == taken
+            assert AdmissionPolicy.of(drivers=named).admit(f"{taken}://u:p@h/db").url.drivername == taken
+
+
+@pytest.mark.parametrize("written", ["mysql", "mariadb", "mysql+pymysql", "mysql+asyncmy", "mariadb+asyncmy"])
+def test_no_driver_is_taken_that_the_policy_does_not_name(written: str) -> None:
+    for drivers in (["postgresql+asyncpg", "sqlite+aiosqlite"], []):
+        with pytest.raises(Forbidden, match="what can be registered here"):
+            AdmissionPolicy.of(drivers=drivers).admit(f"{written}://u:p@h/db")
+    if "+" in written:
+        with pytest.raises(Forbidden, match=r"what can be registered here: mysql\+aiomysql"):
+            AdmissionPolicy.of(drivers=["mysql+aiomysql"]).admit(f"{written}://u:p@h/db")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mcp import MCPError
 
 from tests.conftest import Databases
 from tests.observers import POLL_SECONDS, Observer, eventually
-from tests.servers import BACKENDS
+from tests.servers import WAYS
 from tests.test_transports import ERAS, Serving, Urls, clean_environment, command, over, serving
 from tests.tools import Desk
 
@@ -30,7 +30,7 @@ ENDLESS = (
 )
 """Counts to 10¹² and further, and reads a table: before somebody does, InnoDB and SQLite have begun no transaction."""
 # Each connection's name, and how its database is reached.
-PLACES = {**{backend: backend for backend in BACKENDS}, "postgresql.psycopg": "postgresql+psycopg"}
+PLACES = {way.replace("+", "."): way for way in WAYS}
 # Of each session: its number, whether it runs a statement, whether it is in a transaction. What was told to end runs
 # until it has ended; MariaDB calls it 'Killed' meanwhile.
 SESSIONS = {

@@ -20,7 +20,7 @@ from manydb.gateway import Gateway
 from manydb.settings import Settings
 from tests.conftest import Databases
 from tests.observers import Observer, eventually
-from tests.servers import BACKENDS
+from tests.servers import WAYS
 from tests.tools import MODES, Desk, serving
 
 GROUPS = ["core", "write", "analysis"]
@@ -44,9 +44,9 @@ def era(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[*BACKENDS, "postgresql+psycopg"])
+@pytest.fixture(params=WAYS)
 async def database_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
-    """An empty database of each backend in turn, and by the driver that is PostgreSQL's where it is installed."""
+    """An empty database of each backend in turn, by each of its drivers."""
     async with databases.temporary(request.param) as url:
         yield url
 
@@ -315,26 +315,6 @@ async def test_every_value_that_comes_out_goes_in_again(database_url: str) -> No
         assert (await desk.rows("SELECT * FROM rich WHERE id = 3"))[0][1:] == row[1:]
 
 
-@pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+asyncmy"])
-async def test_other_drivers_take_rows_too(driver: str, databases: Databases) -> None:
-    async with databases.temporary(driver.partition("+")[0]) as url:
-        await _through_another_driver(driver, url)
-
-
-async def _through_another_driver(driver: str, url: str) -> None:
-    await Observer.of(url).run(TABLE)
-    named = driver + "://" + url.split("://", 1)[1]
-    async with serving(tools=GROUPS, connections={"db": {"url": named, "access": "read_write"}}) as desk:
-        await desk.ask("insert_rows", table="goods", columns=COLUMNS, rows=goods(1_500))
-        reply = await desk.ask("insert_rows", table="goods", columns=COLUMNS, rows=goods(1_600), on_conflict="skip")
-        assert (reply["inserted"], reply["skipped"]) == (100, 1_500)
-        rows = goods(2_000, first=5_000)
-        rows[1_700][1] = "long" * 30
-        assert (await desk.refusal("insert_rows", table="goods", columns=COLUMNS, rows=rows))["row"] == 1_700
-        exported = await desk.client.call_tool("export_query", {"sql": "SELECT * FROM goods", "format": "jsonl"})
-        assert body(exported)["row_count"] == 1_600
-
-
 # -- export_query ------------------------------------------------------------------------------------------------------
 
 
@@ -523,7 +503,8 @@ async def test_a_large_export_is_read_in_parts_that_begin_with_a_row(
     filled: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("manydb.exports.shelf.PART_BYTES", 20_000)
-    reply = body(await filled.client.call_tool("export_query", {"sql": "SELECT id FROM goods", "format": "jsonl"}))
+    # All columns: a part ends where a slice does, and some drivers' slices hold whatever of 64 kB has arrived.
+    reply = body(await filled.client.call_tool("export_query", {"sql": "SELECT * FROM goods", "format": "jsonl"}))
     count = int(reply["parts"].rpartition("/")[2]) + 1
     assert count > 1
     with pytest.raises(McpError, match="read in parts"):

@@ -114,6 +114,19 @@ async def test_a_registered_connection_is_used_tested_and_removed(database_url: 
     assert await Observer.of(database_url).sessions() == 0
 
 
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "mysql+aiomysql"])
+async def test_a_url_without_a_driver_takes_one_that_may_be_registered_and_the_list_says_which(
+    databases: Databases, driver: str
+) -> None:
+    backend, _, name = driver.partition("+")
+    async with databases.temporary(backend) as url, counter(registration_drivers=[driver]) as at:
+        bare = make_url(url).set(drivername=backend).render_as_string(hide_password=False)
+        await at.desk.ask("register_connection", name="mine", url=bare)
+        (line,) = (await at.desk.ask("list_connections"))["connections"]
+        assert (line["driver"], line["status"]) == (name, "ok")
+        assert await at.desk.rows("SELECT 1", connection="mine") == [[1]]
+
+
 async def test_fields_say_what_a_url_says(database_url: str) -> None:
     await Observer.of(database_url).run("CREATE TABLE t (a int)")
     url = make_url(database_url)

@@ -9,13 +9,14 @@ import pytest
 
 from tests.conftest import Databases
 from tests.observers import ENDLESS, Observer, eventually, wired
-from tests.servers import BACKENDS
+from tests.servers import WAYS
 from tests.tools import MODES, Desk, serving
 
+NETWORKED = [way for way in WAYS if way != "sqlite"]
 ADD = "UPDATE stock SET amount = amount + 1 WHERE id = :id"
 
 
-@pytest.fixture(scope="module", params=[*BACKENDS])
+@pytest.fixture(scope="module", params=WAYS)
 async def shop_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncGenerator[str]:
     async with databases.temporary(request.param) as url:
         yield url
@@ -132,8 +133,9 @@ async def test_a_cut_answer_costs_no_transaction(stock: Observer, shop_url: str)
         assert (await amounts(stock))[0] == 11
 
 
-async def test_a_schema_change_that_would_commit_is_refused_inside(databases: Databases) -> None:
-    async with databases.temporary("mysql") as url:
+@pytest.mark.parametrize("way", [way for way in WAYS if way.startswith("mysql")])
+async def test_a_schema_change_that_would_commit_is_refused_inside(databases: Databases, way: str) -> None:
+    async with databases.temporary(way) as url:
         stock = Observer.of(url)
         await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount integer)")
         await stock.run("INSERT INTO stock VALUES (1, 10)")
@@ -220,9 +222,9 @@ async def test_a_statement_past_its_time_is_undone_alone_or_ends_the_transaction
         assert not is_error or "EXPIRED" in text
 
 
-@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
-async def test_a_lost_connection_ends_its_transaction(databases: Databases, backend: str) -> None:
-    async with databases.temporary(backend) as url, writing(url) as desk:
+@pytest.mark.parametrize("way", NETWORKED)
+async def test_a_lost_connection_ends_its_transaction(databases: Databases, way: str) -> None:
+    async with databases.temporary(way) as url, writing(url) as desk:
         stock = Observer.of(url)
         await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount integer)")
         await stock.run("INSERT INTO stock VALUES (1, 10)")
@@ -235,9 +237,9 @@ async def test_a_lost_connection_ends_its_transaction(databases: Databases, back
         assert await amounts(stock) == [10]
 
 
-@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
-async def test_of_two_that_block_each_other_one_is_told_to_try_later(databases: Databases, backend: str) -> None:
-    async with databases.temporary(backend) as url, writing(url) as desk:
+@pytest.mark.parametrize("way", NETWORKED)
+async def test_of_two_that_block_each_other_one_is_told_to_try_later(databases: Databases, way: str) -> None:
+    async with databases.temporary(way) as url, writing(url) as desk:
         stock = Observer.of(url)
         await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount integer)")
         await stock.run("INSERT INTO stock VALUES (1, 10), (2, 20)")
@@ -292,11 +294,9 @@ async def test_a_pool_of_one_has_no_connection_for_transactions(stock: Observer,
 # ---- what is lost ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
-async def test_a_commit_whose_answer_is_lost_is_called_unknown_and_not_repeated(
-    databases: Databases, backend: str
-) -> None:
-    async with databases.temporary(backend) as real, wired(real) as (wire, url):
+@pytest.mark.parametrize("way", NETWORKED)
+async def test_a_commit_whose_answer_is_lost_is_called_unknown_and_not_repeated(databases: Databases, way: str) -> None:
+    async with databases.temporary(way) as real, wired(real) as (wire, url):
         stock = Observer.of(real)
         await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount integer)")
         await stock.run("INSERT INTO stock VALUES (1, 10)")
@@ -311,14 +311,14 @@ async def test_a_commit_whose_answer_is_lost_is_called_unknown_and_not_repeated(
         assert await amounts(stock) == [10]
 
 
-@pytest.mark.parametrize("backend", ["postgresql", "mysql"])
+@pytest.mark.parametrize("way", NETWORKED)
 @pytest.mark.parametrize("retries", [0, 2])
 async def test_a_read_whose_connection_is_lost_is_done_again_and_a_write_is_not(
-    databases: Databases, backend: str, retries: int
+    databases: Databases, way: str, retries: int
 ) -> None:
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
     sql = f"{numbers} SELECT count(*) AS c FROM n a, n b, n c WHERE c.i < 9"
-    async with databases.temporary(backend) as url:
+    async with databases.temporary(way) as url:
         stock = Observer.of(url)
         await stock.run("CREATE TABLE stock (id integer PRIMARY KEY, amount bigint)")
         await stock.run("INSERT INTO stock VALUES (1, 10)")

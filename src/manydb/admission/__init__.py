@@ -12,6 +12,7 @@ import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,18 +30,22 @@ from manydb.settings import Settings
 
 __all__ = ["Address", "Admission", "AdmissionPolicy", "Resolver", "working_directory"]
 
-_DRIVERS = frozenset(
-    f"{dialect.name}+{driver}" for dialect in DIALECTS for driver in (dialect.default_driver, *dialect.other_drivers)
-)
+
+def _tried(dialect: Dialect) -> tuple[str, ...]:
+    """SQLAlchemy's names of the drivers that hold what manydb promises; the one to prefer first."""
+    return tuple(f"{dialect.name}+{driver}" for driver in (dialect.default_driver, *dialect.other_drivers))
+
+
+_DRIVERS = frozenset(chain.from_iterable(map(_tried, DIALECTS)))
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionPolicy:
     """What the operator lets callers register. The default: public addresses, unprivileged ports, and no file.
 
-    *drivers* are SQLAlchemy's ``backend+driver`` names. *hosts* are patterns (``*.example.com``) that a host must match
-    as written, be it a name or an address. An address must be public, loopback or within *networks*. *directories* are
-    where database files may lie, at any depth.
+    *drivers* are SQLAlchemy's ``backend+driver`` names; a URL that names none takes one of them. *hosts* are patterns
+    (``*.example.com``) that a host must match as written, be it a name or an address. An address must be public,
+    loopback or within *networks*. *directories* are where database files may lie, at any depth.
     """
 
     drivers: frozenset[str] = _DRIVERS
@@ -106,8 +111,10 @@ class AdmissionPolicy:
         """
         text = text.strip()
         texts.require_sound(text)
-        dialect = self._dialect(text.partition("://")[0])
-        is_file = dialect.default_port is None and text.partition("://")[2].startswith("/")
+        scheme, separator, rest = text.partition("://")
+        dialect, drivername = self._chosen(scheme)
+        is_file = dialect.default_port is None and rest.startswith("/")
+        text = f"{drivername}{separator}{rest}"
         given, written_port = texts.parsed(text, is_file=is_file)
         if is_file:
             spelling = given.database or ""
@@ -148,14 +155,19 @@ class AdmissionPolicy:
             self.check_address(address)
         return tuple(dict.fromkeys(found))[: addresses.MOST_ADDRESSES]
 
-    def _dialect(self, scheme: str) -> Dialect:
-        """The dialect of an allowed scheme. Asked first: looking up an unknown driver would load code."""
+    def _chosen(self, scheme: str) -> tuple[Dialect, str]:
+        """The dialect of an allowed scheme, and its ``backend+driver``: one that is named, or the first tried one.
+
+        Asked before anything else: looking up an unknown driver would load code.
+        """
         backend, _, driver = scheme.partition("+")
         for dialect in DIALECTS:
-            if backend in dialect.schemes and f"{dialect.name}+{driver or dialect.default_driver}" in self.drivers:
-                return dialect
+            if backend in dialect.schemes:
+                named = (f"{dialect.name}+{driver}",) if driver else _tried(dialect)
+                if allowed := [each for each in named if each in self.drivers]:
+                    return dialect, allowed[0]
         if scheme in self.drivers:
-            return Dialect()
+            return Dialect(), scheme
         raise Forbidden(f"what can be registered here: {', '.join(sorted(self.drivers)) or 'nothing'}; {texts.EXAMPLE}")
 
     def _require_host(self, host: str) -> None:

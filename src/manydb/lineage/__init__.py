@@ -16,7 +16,9 @@ where a masked column's position matters, names and number of the columns that c
 names.py     fold: when two spellings may mean one thing
 catalog.py   Catalog: what is known of a database; Restrictions: what a policy comes to in it
 trees.py     text → tree, with two lexers in agreement
-tracing.py   tree → outputs
+scopes.py    Output, Source, Scope: what names may mean, and the refusals
+columns.py   a column, star or other name in a scope: what it shows, whether it may be used
+tracing.py   tree → outputs: through queries, sources and views
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ something about its values, and is refused. Names are resolved generously: what 
 Imports the parser library: import this module where it is needed, not before.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlglot import exp
@@ -15,7 +15,7 @@ from sqlglot import exp
 from manydb.dialects.grammar import Grammar
 from manydb.dialects.schema import Relation, TableName
 from manydb.errors import Forbidden, UnknownTable
-from manydb.lineage import scopes, trees
+from manydb.lineage import columns, scopes, trees
 from manydb.lineage.catalog import Catalog, Restrictions, Rules
 from manydb.lineage.names import fold, mentioned
 from manydb.lineage.scopes import Output, Outputs, Scope, Source
@@ -70,10 +70,10 @@ class Tracer:
         scope = self._with(node, outer)
         self._sources(node, scope)
         # Labels first: databases let sub-queries, conditions and joins use the labels of what is shown beside them.
-        outputs = tuple(output for each in node.expressions for output in self._projection(each, scope))
+        outputs = tuple(output for each in node.expressions for output in columns.projected(each, scope))
         scope.labels = scopes.labels(outputs)
         self._refuse_unsure(node, outputs)
-        self._use_all([shown for each in node.expressions if not _is_bare(shown := _shown(each))], scope)
+        self._use_all(columns.computed(node.expressions), scope)
         self._use_all(scope.conditions, scope)
         self._use_rest(node, scope, outputs, leaving=_SHOWING)
         return outputs
@@ -133,34 +133,6 @@ class Tracer:
             defined[names[index]] = scopes.renamed(self._query(body, Scope(known, outer)), each.args.get("alias"))
         return Scope(defined, outer)
 
-    # -- what is shown -----------------------------------------------------------------------------------------------
-
-    def _projection(self, node: exp.Expr, scope: Scope) -> Iterator[Output]:
-        """What *node* shows; the columns that it uses are another matter."""
-        label = node.alias or None if isinstance(node, exp.Alias) else None
-        shown = _shown(node)
-        if not _is_bare(shown):
-            yield Output(label)
-        elif isinstance(shown, exp.Column) and not isinstance(shown.this, exp.Star):
-            found = self._resolve(shown, scope)
-            yield Output(label or shown.name, found.mask if found else "")
-        else:
-            yield from self._star(shown, scope)
-
-    def _star(self, node: exp.Expr, scope: Scope) -> Iterator[Output]:
-        star = node if isinstance(node, exp.Star) else node.this
-        if any(star.args.values()):
-            raise unproved("this form of * is not analysed", "name the columns")
-        alias = fold(node.text("table"))
-        sources = [source for source in scope.sources if not alias or source.alias == alias]
-        if alias and not sources:
-            # The composite value of an outer query's row, or a name that nobody knows.
-            if scope.mask:
-                raise scopes.used(scope.mask, f"in {alias}.*", "name the columns")
-            yield Output(None, many=True)
-        for source in sources:
-            yield from source.columns if source.columns is not None else (Output(None, many=True),)
-
     # -- what is used ------------------------------------------------------------------------------------------------
 
     def _use_all(self, nodes: Iterable[exp.Expr], scope: Scope) -> None:
@@ -174,72 +146,17 @@ class Tracer:
         elif isinstance(node, exp.Query | exp.Values):
             self._use_query(node, scope)
         elif isinstance(node, exp.Column):
-            self._use_column(node, scope)
+            columns.refuse_masked_column(node, scope)
         elif isinstance(node, exp.Table):
             raise unproved("a table stands where a value is expected")
         else:
-            self._use_word(node, scope)
+            columns.refuse_masked_word(node, scope)
             self._use_all(node.iter_expressions(), scope)
 
     def _use_query(self, node: exp.Expr, scope: Scope) -> None:
         for output in self._query(node, scope):
             if output.mask:
                 raise scopes.used(output.mask, "in a sub-query whose result is used")
-
-    def _use_column(self, node: exp.Column, scope: Scope) -> None:
-        if isinstance(node.this, exp.Star):
-            self._use_star(node, scope)
-        elif (found := self._resolve(node, scope)) and found.mask:
-            raise scopes.used(found.mask, f"in {scopes.clause(node)}")
-
-    def _use_word(self, node: exp.Expr, scope: Scope) -> None:
-        if isinstance(node, exp.Star) and scope.mask and not isinstance(node.parent, exp.Count):
-            raise scopes.used(scope.mask, "in *", "name the columns")
-        if isinstance(node, exp.Identifier):
-            self._use_name(node, scope)
-
-    def _use_star(self, node: exp.Column, scope: Scope) -> None:
-        for level in scope.levels():
-            for source in level.sources:
-                if source.mask and source.alias == fold(node.table):
-                    raise scopes.used(source.mask, f"in {node.table}.*", "count(*) counts the rows")
-
-    def _use_name(self, node: exp.Identifier, scope: Scope) -> None:
-        """A name outside a column: of a window, a label, a composite's field. Not of what is masked."""
-        name = fold(str(node.this))
-        for level in scope.levels():
-            for source in level.sources:
-                for output in source.columns or ():
-                    if output.mask and output.name is not None and fold(output.name) == name:
-                        raise scopes.used(output.mask, f"in {scopes.clause(node)}")
-
-    def _resolve(self, node: exp.Column, scope: Scope) -> Output | None:
-        """The output that a column's name means; None for one that is surely not masked. Raises Forbidden if unsure."""
-        name, alias = fold(node.name), fold(node.table)
-        if not alias and (mask := scope.label_mask(name)):
-            return Output(node.name, mask)
-        is_open = False
-        for level in scope.levels():
-            sources = [source for source in level.sources if not alias or source.alias == alias]
-            named = [each for source in sources for each in source.columns or () if fold(each.name or "") == name]
-            if named:
-                return next((each for each in named if each.mask), named[0])
-            scopes.refuse_whole_row(level, name, alias, node)
-            if alias and sources:
-                self._require_unmasked(sources, node)
-                return None
-            is_open = is_open or any(source.columns is None for source in sources)
-        is_label = not alias and any(name in level.labels for level in scope.levels())
-        if scope.mask and not is_open and not is_label:
-            suggestion = f"name the table of {node.name}; text goes in single quotes"
-            raise unproved(f"it is not known what {node.sql()} means beside {scope.mask}", suggestion)
-        return None
-
-    def _require_unmasked(self, sources: Sequence[Source], node: exp.Column) -> None:
-        for source in sources:
-            if source.mask:
-                # alias.function is function(alias) in PostgreSQL, and names that no one lists may mean any column.
-                raise unproved(f"{node.sql()} is no column that is known beside {source.mask}")
 
     # -- sources -----------------------------------------------------------------------------------------------------
 
@@ -270,23 +187,23 @@ class Tracer:
         """Add what *node*, an item of FROM, brings to *scope*."""
         match node:
             case exp.Table() if isinstance(node.this, exp.Identifier):
-                columns = self._named(node, scope)
+                outputs = self._named(node, scope)
                 scope.sources.append(
-                    Source(fold(node.alias or node.name), scopes.renamed(columns, node.args.get("alias")))
+                    Source(fold(node.alias or node.name), scopes.renamed(outputs, node.args.get("alias")))
                 )
                 self._parts(node, scope)
             case exp.Subquery() if isinstance(node.this, exp.Table | exp.Subquery) and not scopes.is_query(node.this):
                 self._bracketed(node, scope)
             case exp.Subquery() | exp.Values():
-                columns = self._query(node, scope)
+                outputs = self._query(node, scope)
                 scope.sources.append(
-                    Source(fold(node.alias), scopes.renamed(scopes.closed(columns), node.args.get("alias")))
+                    Source(fold(node.alias), scopes.renamed(scopes.closed(outputs), node.args.get("alias")))
                 )
                 self._joins(node, scope) if isinstance(node, exp.Subquery) else None
             case exp.Lateral() if isinstance(node.this, exp.Subquery):
-                columns = self._query(node.this, scope)
+                outputs = self._query(node.this, scope)
                 scope.sources.append(
-                    Source(fold(node.alias), scopes.renamed(scopes.closed(columns), node.args.get("alias")))
+                    Source(fold(node.alias), scopes.renamed(scopes.closed(outputs), node.args.get("alias")))
                 )
             case _:
                 self._function(node, scope)
@@ -337,12 +254,12 @@ class Tracer:
         """The columns of what a name in FROM means; None where anything may be in it."""
         name, schema = node.name, node.db
         if not schema and fold(name) in scope.expressions:
-            columns = scope.expressions[fold(name)]
-            if columns is None:
+            outputs = scope.expressions[fold(name)]
+            if outputs is None:
                 raise unproved(
                     f"{name} is used before it is defined", f"define {name} first, with WITH RECURSIVE if needed"
                 )
-            return scopes.closed(columns)
+            return scopes.closed(outputs)
         found = self.catalog.find(schema, name, self.views[-1].schema if self.views else None)
         if not found:
             if fold(schema) in _SYSTEM_SCHEMAS or fold(name).startswith(_SYSTEM_PREFIXES):
@@ -407,14 +324,3 @@ class Tracer:
 
 def _mask(address: TableName, column: str) -> str:
     return f"{address.name}.{column}"
-
-
-def _shown(node: exp.Expr) -> exp.Expr:
-    """An item of the SELECT list without its label."""
-    shown: exp.Expr = node.this if isinstance(node, exp.Alias) else node
-    return shown
-
-
-def _is_bare(node: exp.Expr) -> bool:
-    """A column or a star, with nothing done to it."""
-    return isinstance(node, exp.Column | exp.Star)
