@@ -231,7 +231,12 @@ def reals(column: Sequence[float | None]) -> Sequence[Any]:
 
 
 def numbers(column: Sequence[float | None]) -> Sequence[Any]:
-    """Integers and floats in any order."""
+    """Integers and floats in any order; the column itself when every value fits a JSON number."""
+    try:
+        if min(column, default=0) >= -SAFE_INTEGER and max(column, default=0) <= SAFE_INTEGER:  # type: ignore[type-var, operator]  # None: below
+            return column
+    except TypeError:
+        pass  # a null is in it
     return [value if value is None or -SAFE_INTEGER <= value <= SAFE_INTEGER else plain(value) for value in column]
 
 

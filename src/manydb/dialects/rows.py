@@ -1,8 +1,11 @@
 """The rows of a statement, as every database's execution returns them; and how many of them a read takes in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from manydb import values
+from manydb.slices import Turns
 
 MAX_BYTES = 16 * 1024 * 1024
 """What one read keeps of a result, about: a few long cells must not fill the gateway's memory."""
@@ -11,6 +14,8 @@ _FIRST_SLICE = 16
 _ROW_BYTES, _CELL_BYTES = 64, 32
 _SHORT = {type(None), bool, int, float}
 _TEXT = {type(None), str, bytes}
+_PART_CELLS = 4_000
+"""Cells that are converted at a time: a fraction of a millisecond."""
 _NARROW = 100
 """Characters; numbers, moments and the like have no more."""
 
@@ -70,12 +75,13 @@ class Reading:
         # A second row is always read: the last one read is given up to prove that there is more.
         return self.size > self.max_bytes and len(self.records) > 1
 
-    def add(self, records: Sequence[Sequence[Any]]) -> None:
+    def add(self, records: Sequence[Sequence[Any]], columns: Sequence[Sequence[Any]] | None = None) -> None:
+        """Take in *records*; where their *columns* are at hand as well, those need not be picked out again."""
         self.records += records
         if records:
             self.size += len(records) * (_ROW_BYTES + _CELL_BYTES * len(records[0]))
         for column in self.long:
-            self.weigh([record[column] for record in records])
+            self.weigh(columns[column] if columns else [record[column] for record in records])
 
     def weigh(self, cells: Sequence[Any]) -> None:
         """Count what *cells* hold. Those of columns that are not long need not be counted if all of them are narrow."""
@@ -83,7 +89,7 @@ class Reading:
         if kinds <= _SHORT:
             return
         if kinds <= _TEXT:
-            lengths = list(map(len, filter(None, cells)))
+            lengths = list(map(len, filter(None, cells) if None.__class__ in kinds else cells))
             self.size += sum(lengths)
             # Bytes grow when they become text.
             widest = None if bytes in kinds else max(lengths, default=0)
@@ -91,6 +97,20 @@ class Reading:
         else:
             self.size += sum(map(_weight, cells))
             self.widest = None
+
+    async def converted(
+        self, records: list[Sequence[Any]], plan: Mapping[int, Any], wide: Sequence[int] = ()
+    ) -> list[Sequence[Any]]:
+        """*records* as `values.rows` makes them by *plan*, in slices; the cells of the *wide* columns are weighed."""
+        step = max(1, _PART_CELLS // max(1, len(records[0]))) if records else 1
+        turns, rows = Turns(), list[Sequence[Any]]()
+        for start in range(0, len(records), step):
+            some = records[start : start + step]
+            for column in wide:
+                self.weigh([record[column] for record in some])
+            rows += values.rows(some, plan)
+            await turns.give()
+        return rows
 
     def kept(self, *, unread: bool) -> tuple[list[Sequence[Any]], bool, bool]:
         """The rows to return, whether there are more, and whether size is why; *unread*: the end was not seen."""

@@ -3,7 +3,7 @@
 import math
 import operator
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -114,9 +114,9 @@ def _slice(cursor: sqlite3.Cursor, columns: list[str], pace: Pace) -> tuple[Rows
     wanted = pace.wants
     records = cursor.fetchmany(wanted)
     pace.saw(records)
-    found = list(zip(*records, strict=True)) if records else [()] * len(columns)
-    rows: list[Sequence[Any]] = list(zip(*map(_column, found), strict=True)) if records else []
-    return Rows(columns, [_storage_class(column) for column in found], rows), len(records) == wanted
+    found = list(zip(*records, strict=True))
+    types = [_storage_class(column) for column in found or [()] * len(columns)]
+    return Rows(columns, types, _converted(records, found)), len(records) == wanted
 
 
 def _run(
@@ -145,6 +145,7 @@ def _run(
 
 def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], reading: Reading, *, to_end: bool) -> Rows:
     cursor = connection.cursor()
+    rows: list[Sequence[Any]] = []
     try:
         cursor.execute(sql, args)
         columns = [column[0] for column in cursor.description or ()]
@@ -152,7 +153,9 @@ def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], readi
         unread = True
         while unread and (wanted := reading.wants):
             records = cursor.fetchmany(wanted)
-            reading.add(records)
+            found = list(zip(*records, strict=True))
+            reading.add(records, found)
+            rows += _converted(records, found)
             unread = len(records) == wanted
         while to_end and cursor.fetchmany(_DROPPED):
             pass
@@ -163,15 +166,17 @@ def _read(connection: sqlite3.Connection, sql: str, args: tuple[Any, ...], readi
     finally:
         cursor.close()  # an open cursor would keep the read transaction alive past ROLLBACK
     kept, more, full = reading.kept(unread=unread)
-    found = list(zip(*kept, strict=True)) if kept else [()] * len(columns)
-    converted = [_column(column) for column in found]
-    unchanged = all(map(operator.is_, converted, found))
-    rows: list[Sequence[Any]] = kept if unchanged else list(zip(*converted, strict=True))
-    types = [_storage_class(column) for column in found]
-    return Rows(columns, types, rows, more=more, full=full, size=reading.size, widest=reading.widest)
+    types = [_storage_class(row[index] for row in kept) for index in range(len(columns))]
+    return Rows(columns, types, rows[: len(kept)], more=more, full=full, size=reading.size, widest=reading.widest)
 
 
-def _storage_class(column: Sequence[Any]) -> str:
+def _converted(records: list[Sequence[Any]], columns: list[tuple[Any, ...]]) -> list[Sequence[Any]]:
+    """*records*, whose *columns* are given, in JSON form; they themselves where they have it."""
+    converted = list(map(_column, columns))
+    return records if all(map(operator.is_, converted, columns)) else list(zip(*converted, strict=True))
+
+
+def _storage_class(column: Iterable[Any]) -> str:
     return _STORAGE_CLASSES[type(next((value for value in column if value is not None), None))]
 
 
