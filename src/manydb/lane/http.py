@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import anyio
 from fastmcp.server.http import StreamableHTTPASGIApp
@@ -18,7 +19,6 @@ from mcp.shared.inbound import (
     MCP_PROTOCOL_VERSION_HEADER,
     InboundModernRoute,
     classify_inbound_request,
-    find_duplicated_routing_header,
 )
 from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -49,17 +49,17 @@ class Endpoint:
     ping_seconds: float = single_exchange._SSE_PING_INTERVAL  # noqa: SLF001 - a test holds on to the names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
-        if not _is_readable(request):
+        headers = _headers(scope)
+        if scope["method"] != "POST" or not _is_readable(headers):
             return await self.app(scope, receive, send)
-        session = self.sessions.of(request) if self.sessions else None
-        if session is None and not self._is_promising(request):
+        session = self.sessions.of(scope, headers) if self.sessions else None
+        if session is None and not self._is_promising(headers):
             return await self.app(scope, receive, send)
         read = [await receive()]
         while read[-1].get("more_body"):
             read.append(await receive())
         body = b"".join(each.get("body", b"") for each in read)
-        call = self._take(request, body) if session is None else _take_of(session, body)
+        call = self._take(headers, body) if session is None else _take_of(session, body)
         if call is not None:
             return await _Exchange(call, session, self.ping_seconds).run(receive, send)
         read.reverse()
@@ -69,37 +69,45 @@ class Endpoint:
 
         return await self.app(scope, again, send)
 
-    def _is_promising(self, request: Request) -> bool:
-        """Whether the headers are those of a call without a session that may be taken."""
-        headers = request.headers
+    def _is_promising(self, headers: Mapping[str, str]) -> bool:
+        """Whether *headers* are those of a call without a session that may be taken."""
         return (
             headers.get(MCP_PROTOCOL_VERSION_HEADER) in MODERN_PROTOCOL_VERSIONS
             and headers.get(MCP_METHOD_HEADER) == CALL
             and headers.get(MCP_NAME_HEADER) in self.lane.tools
-            and find_duplicated_routing_header(headers.items()) is None
             and not any(name.startswith(MCP_PARAM_HEADER_PREFIX.lower()) for name in headers)
         )
 
-    def _take(self, request: Request, body: bytes) -> Call | None:
+    def _take(self, headers: Mapping[str, str], body: bytes) -> Call | None:
         try:
             decoded = json.loads(body)
             message = JSONRPCRequest.model_validate(decoded)
         except (ValueError, RecursionError):
             return None
-        route = classify_inbound_request(decoded, headers=dict(request.headers))
+        route = classify_inbound_request(decoded, headers=headers)
         return self.lane.take(message, route.protocol_version) if isinstance(route, InboundModernRoute) else None
 
 
-def _is_readable(request: Request) -> bool:
-    """Whether it brings a message that is small enough to be read here, and takes either form of answer."""
-    headers = request.headers
+def _headers(scope: Scope) -> Mapping[str, str]:
+    """Those of a request; none at all where one comes twice, for somebody else might read the other."""
+    found = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return found if len(found) == len(scope["headers"]) else {}
+
+
+def _is_readable(headers: Mapping[str, str]) -> bool:
+    """Whether a message comes with *headers* that is small enough to be read here, and takes either form of answer."""
     return (
-        request.method == "POST"
-        and headers.get("content-type", "").lower().startswith("application/json")
-        and check_accept_headers(request) == (True, True)
+        headers.get("content-type", "").lower().startswith("application/json")
+        and _takes_either(headers.get("accept", ""))
         and (size := headers.get("content-length", "")).isdecimal()
         and int(size) <= DEFAULT_MAX_REQUEST_BODY_SIZE
     )
+
+
+@lru_cache(100)  # clients say the same all the time
+def _takes_either(accept: str) -> bool:
+    request = Request({"type": "http", "headers": [(b"accept", accept.encode("latin-1"))]})
+    return check_accept_headers(request) == (True, True)
 
 
 def _take_of(session: Session, body: bytes) -> Call | None:

@@ -7,7 +7,7 @@ idle while they run, and they end with it.
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,7 +33,7 @@ from mcp_types import (
     JSONRPCRequest,
     RequestId,
 )
-from starlette.requests import Request
+from starlette.types import Scope
 
 from manydb.answers import Answer
 from manydb.lane.calls import Call, Lane
@@ -156,18 +156,18 @@ class Sessions:
         self._met[name] = Session(self.lane, transport, context)
         connection.exit_stack.callback(self._met.pop, name, None)
 
-    def of(self, request: Request) -> Session | None:
-        """The session that *request* may speak for, in its version; None where FastMCP must look."""
-        name = request.headers.get(MCP_SESSION_ID_HEADER, "")
+    def of(self, scope: Scope, headers: Mapping[str, str]) -> Session | None:
+        """The session that a request with *headers* may speak for, in its version; None where FastMCP must look."""
+        name = headers.get(MCP_SESSION_ID_HEADER, "")
         session, manager = self._met.get(name), self.app.session_manager
         if session is None or manager is None or manager._server_instances.get(name) is not session.transport:  # noqa: SLF001
             return None
-        if request.headers.get(MCP_PROTOCOL_VERSION_HEADER) not in {None, session.context.protocol_version}:
+        if headers.get(MCP_PROTOCOL_VERSION_HEADER) not in {None, session.context.protocol_version}:
             return None
-        scope = session.transport.idle_scope
-        if session.transport.is_terminated or (scope is not None and scope.cancel_called):
+        idle = session.transport.idle_scope
+        if session.transport.is_terminated or (idle is not None and idle.cancel_called):
             return None
-        user = request.scope.get("user")
+        user = scope.get("user")
         asking = authorization_context(user) if isinstance(user, AuthenticatedUser) else None
         return session if asking == manager._session_owners.get(name) else None  # noqa: SLF001
 
