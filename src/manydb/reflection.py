@@ -188,7 +188,7 @@ def _column_line(column: Column, table: Table, overview: Overview, quote: Quote)
 
 def _is_plain_unique(index: Index, column: str) -> bool:
     """Whether *index* says no more than that *column* (as SQL text) is unique."""
-    return index == Index(index.name, (column,), unique=True)
+    return index.unique and index.columns == (column,) and index == Index(index.name, (column,), unique=True)
 
 
 def _key_lines(table: Table, overview: Overview, quote: Quote) -> Iterator[str]:

@@ -13,11 +13,12 @@ _FIRST_SLICE = 16
 """Rows asked for before anything is known of their size; later slices are up to eight times what was read."""
 _ROW_BYTES, _CELL_BYTES = 64, 32
 _SHORT = {type(None), bool, int, float}
-_TEXT = {type(None), str, bytes}
 _PART_CELLS = 4_000
 """Cells that are converted at a time: a fraction of a millisecond."""
 _NARROW = 100
 """Characters; numbers, moments and the like have no more."""
+_TOGETHER = 1_000
+"""Characters; where all of some cells have no more, the longest is not looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +86,23 @@ class Reading:
 
     def weigh(self, cells: Sequence[Any]) -> None:
         """Count what *cells* hold. Those of columns that are not long need not be counted if all of them are narrow."""
+        try:
+            size = len("".join(filter(None, cells)))
+        except TypeError:  # they are not all texts
+            self._weigh_others(cells)
+            return
+        self.size += size
+        if self.widest is not None and size > self.widest:
+            longest = size if size <= _TOGETHER else max(map(len, filter(None, cells)))
+            self.widest = max(self.widest, longest)
+
+    def _weigh_others(self, cells: Sequence[Any]) -> None:
         kinds = set(map(type, cells))
         if kinds <= _SHORT:
             return
-        if kinds <= _TEXT:
-            lengths = list(map(len, filter(None, cells) if None.__class__ in kinds else cells))
-            self.size += sum(lengths)
-            # Bytes grow when they become text.
-            widest = None if bytes in kinds else max(lengths, default=0)
-            self.widest = None if widest is None or self.widest is None else max(self.widest, widest)
-        else:
-            self.size += sum(map(_weight, cells))
-            self.widest = None
+        # Bytes grow when they become text, and what is no text may.
+        self.widest = None
+        self.size += sum(map(_weight, cells))
 
     async def converted(
         self, records: list[Sequence[Any]], plan: Mapping[int, Any], wide: Sequence[int] = ()

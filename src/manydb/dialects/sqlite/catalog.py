@@ -7,7 +7,6 @@ ordinary tables, which cannot fail, are read apart from the rest, and the rest o
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -277,8 +276,11 @@ def _plain_column(row: Sequence[Any]) -> Column:
 
 def _column(row: Sequence[Any], key: tuple[str, ...], created: creation.Creation) -> Column:
     name, type_text = row[1], row[2]
-    return replace(
-        _plain_column(row),
+    return Column(
+        name,
+        type_text,
+        nullable=not row[3],
+        default=row[4],
         identity=_identity(name, type_text, key, created),
         generated=created.generated.get(name) if row[6] else None,
         comment=created.comments.get(name, ""),

@@ -5,7 +5,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -90,11 +90,11 @@ class Opened(sqlite3.Connection):
         try:
             if self._known_schema != self._version():
                 return False
-            steps = self.execute("EXPLAIN " + sql, args).fetchall()
+            with closing(self.execute("EXPLAIN " + sql, args)) as steps:
+                # Only jumps lead backwards here, and the last step's is how every program begins.
+                return all(_leads_on(step) for step, _ in itertools.pairwise(steps))
         except sqlite3.Error:  # whoever runs it will be told
             return False
-        # Only jumps lead backwards here, and the last step's is how every program begins.
-        return all(name in _STEPS and (name != "Goto" or to > number) for number, name, _, to, *_ in steps[:-1])
 
     def at_once(self, work: Callable[[], T]) -> T | None:
         """Do *work*, a statement that `ends_at_once`; None where it did not, for it met a lock or a long cell."""
@@ -120,6 +120,11 @@ class Reader(Opened):
     def __init__(self, *args: Any, **arguments: Any) -> None:
         super().__init__(*args, **arguments | {"timeout": 0, "check_same_thread": False})
         self.patience = arguments["timeout"]
+
+
+def _leads_on(step: tuple[Any, ...]) -> bool:
+    number, name, _, to, *_ = step
+    return name in _STEPS and (name != "Goto" or to > number)
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -143,21 +143,33 @@ def _data(column: Sequence[bytes | None]) -> Sequence[Any]:
 
 
 def _moments(column: Sequence[str | None]) -> Sequence[Any]:
-    """All at once, where none is null, infinite, or before the year 1."""
-    if None not in column:
-        joined = "\n".join(column)  # type: ignore[arg-type]  # none is None
-        if joined.count(" ") == len(column) and "+" not in joined:
-            return joined.replace(" ", "T").split("\n")
+    """All at once, where none is infinite, or before the year 1."""
+    given = _given(column)
+    joined = "\n".join(given)
+    if joined.count(" ") == len(given) and "+" not in joined:
+        return _between_nulls(column, joined.replace(" ", "T").split("\n"))
     return [None if value is None else values.timestamp(value) for value in column]
 
 
 def _instants(column: Sequence[str | None]) -> Sequence[Any]:
     """As `_moments`, in UTC."""
-    if column and None not in column:
-        joined = "\n".join(column) + "\n"  # type: ignore[arg-type]  # none is None
-        if joined.count(" ") == joined.count("+00\n") == len(column):
-            return joined.replace(" ", "T").replace("+00\n", "+00:00\n").split("\n")[:-1]
+    given = _given(column)
+    joined = "\n".join([*given, ""])
+    if joined.count(" ") == joined.count("+00\n") == len(given):
+        return _between_nulls(column, joined.replace(" ", "T").replace("+00\n", "+00:00\n").split("\n"))
     return [None if value is None else values.timestamp(value) for value in column]
+
+
+def _given(column: Sequence[str | None]) -> Sequence[str]:
+    return [value for value in column if value is not None] if None in column else column  # type: ignore[return-value]
+
+
+def _between_nulls(column: Sequence[str | None], found: list[str]) -> Sequence[Any]:
+    """What was *found* for the values of *column*, in order, with its nulls where they were."""
+    if None not in column:
+        return found[: len(column)]
+    rest = iter(found)
+    return [None if value is None else next(rest) for value in column]
 
 
 _COLUMNS: dict[int, Convert] = {
