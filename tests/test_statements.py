@@ -1,11 +1,11 @@
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manydb import statements
@@ -24,7 +24,8 @@ from manydb.errors import (
     Unsupported,
 )
 from manydb.lexer import tokenize
-from manydb.statements import bind, check_functions, parse, require_read, second_opinion
+from manydb.statements import Statement, bind, check_functions, parse, reading, require_read, second_opinion
+from manydb.statements.shapes import shape
 
 GRAMMARS = {"postgresql": POSTGRESQL, "mysql": MYSQL, "sqlite": SQLITE}
 CORPUS = Path(__file__).parent / "corpus"
@@ -404,3 +405,71 @@ def test_the_database_reads_the_bound_text_with_as_many_values(pieces: list[str]
 def test_equal_texts_are_parsed_once() -> None:
     assert parse("SELECT 42", POSTGRESQL) is parse("SELECT 42", POSTGRESQL)
     assert statements.parse("SELECT 42", MYSQL) is not parse("SELECT 42", POSTGRESQL)
+
+
+# -- texts of one shape ----------------------------------------------------------------------------------------------
+
+# What is looked at, and what must not be: pieces in any order, most of which make no sense.
+PIECES = [
+    "SELECT", "a", "FROM t", "WHERE", "AND", "(", ")", ",", ".", "*", "LIMIT 5", " ", "\n", "--", "-", "#", "/*", "*/",
+    ";", "= ", "=", "<", ">", "<>", "=>", ">=", "==", "!=", "'", "''", "'''", "'a'", "'a -- b'", "'a' 'b'", "E'a'",
+    "N'a'", "U&'a'", '"', "`", "[", "]", "$1", "$a$", ":n", "?", "%s", "@v", "1", "10000000000", "1.5", "1e9", "0x1F",
+    ".5", "1.", "1a", "_1", "repeat('x', ", "to_char(1, ", "printf(", "count(", "pg_sleep(", "sleep(", "INTO OUTFILE ",
+    "FOR UPDATE", "\\", "ä", "é'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("grammar", "sql"), [*corpus("must_accept"), *corpus("must_reject")])
+def test_a_statement_of_a_known_shape_is_read_as_if_it_were_the_first(grammar: Grammar, sql: str) -> None:
+    for text in (sql, f"SELECT a FROM t WHERE b = 7 AND c <> 'x' OR EXISTS ({sql})", f"{sql} WHERE a = '2026-01-01'"):
+        assert outcome(parse, text, grammar) == outcome(reading._parse, text, grammar)
+
+
+@settings(max_examples=1_000)
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.sampled_from([*GRAMMARS.values(), STANDARD]))
+def test_no_text_is_read_otherwise_for_its_shape(pieces: list[str], grammar: Grammar) -> None:
+    for text in ("".join(pieces), f"SELECT a FROM t WHERE b = {''.join(pieces)}", "SELECT a = 1 " + " ".join(pieces)):
+        assert outcome(parse, text, grammar) == outcome(reading._parse, text, grammar)
+
+
+def outcome(read: Callable[[str, Grammar], Statement], sql: str, grammar: Grammar) -> Any:
+    try:
+        return read(sql, grammar)
+    except ManydbError as error:
+        return error.as_dict()
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS)
+def test_texts_that_differ_in_what_they_compare_with_have_one_shape(grammar: Grammar) -> None:
+    texts = ["SELECT a FROM t WHERE b = 1 AND c>='2026-01-01'", "SELECT a FROM t WHERE b = 2.5 AND c>=''"]
+    assert shape(texts[0]) == shape(texts[1])
+    for text in texts:
+        assert parse(text, grammar).sql == text
+        assert parse(text, grammar).tables == ((None, "t"),)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a FROM t",
+        "SELECT a FROM t WHERE b IN (1, 2)",
+        "SELECT f(x => 1)",
+        "SELECT a FROM t WHERE b = 1; DROP TABLE t",
+        "SELECT a FROM t WHERE b = 1 -- c",
+        "SELECT a FROM t WHERE b = 'it''s'",
+        "SELECT a FROM t WHERE b = 'x\\'",
+        "SELECT ' = 'a' FROM t",
+        "SELECT a FROM t WHERE b = 1 AND c = ?",
+        'SELECT a FROM "t = 1"',
+    ],
+)
+def test_what_is_not_that_plain_has_no_shape(sql: str) -> None:
+    assert shape(sql) is None
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS)
+def test_what_a_function_is_asked_for_counts_in_every_text(grammar: Grammar) -> None:
+    text = {POSTGRESQL: "repeat", MYSQL: "repeat", SQLITE: "zeroblob"}[grammar]
+    for number in ("1", "10000000000"):
+        sql = f"SELECT a FROM t WHERE a = 1 AND b < {text}('x' = 'y', a = {number})"
+        assert outcome(parse, sql, grammar) == outcome(reading._parse, sql, grammar)

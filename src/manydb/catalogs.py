@@ -153,7 +153,8 @@ class Catalogs:
 
     async def acting_functions(self, registration: Registration) -> frozenset[str]:
         """The functions (and operators) that the database itself says may act."""
-        return await self._schema(registration, "functions", registration.dialect.catalog.acting_functions)
+        catalog = registration.dialect.catalog
+        return await self._schema(registration, "functions", catalog.acting_functions, alone=catalog.describes_alone)
 
     async def guard(self, registration: Registration) -> Guard:
         """The connection's policy over its database as it is now, or was some seconds ago."""
@@ -175,5 +176,8 @@ class Catalogs:
         read: Callable[[AsyncConnection], Awaitable[T]],
         *,
         ttl: float | None = None,
+        alone: bool = False,
     ) -> T:
-        return await self._cache.get(registration.target, part, lambda: self._read(registration, read), ttl=ttl)
+        return await self._cache.get(
+            registration.target, part, lambda: self._read(registration, read, alone=alone), ttl=ttl
+        )

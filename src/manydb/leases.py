@@ -141,15 +141,22 @@ class Lease:
             raise
         except Exception as exc:  # whatever a driver raises while connecting
             raise self.dialect.connect_error(exc, self.target.told) from exc
+        is_cut = False
         try:
             yield connection
+            is_cut = connection.invalidated  # an answer was too large; the database is well
         finally:
             if self._is_clean(connection):
                 cast("Connection", connection.sync_connection).close()  # waits for nothing, so it needs no greenlet
             else:
                 # In a task of its own: the answer need not wait for it, and a cancelled caller must not leave the pool
                 # one connection short.
-                start(self.returning, self._give_back(connection))
+                start(self.returning, self._replace(connection) if is_cut else self._give_back(connection))
+
+    async def _replace(self, connection: AsyncConnection) -> None:
+        """Give back one that is lost, and connect in its place: whoever asks next need not wait for that."""
+        await self._give_back(connection)
+        await self._make_spare()
 
     async def _make_spare(self) -> None:
         """Connect once more, for the pool."""

@@ -64,7 +64,9 @@ class Catalog:
     operators_may_act: bool = False
     """Whether users define operators, which call functions without naming them."""
     describes_alone: bool = False
-    """Whether `describe` may be sent together with what opens its transaction, as a `Dialect.fetch` may."""
+    """Whether `describe` and `acting_functions`, each a statement, may be sent together with what opens their
+    transaction, as a `Dialect.fetch` may.
+    """
 
     async def overview(self, conn: AsyncConnection) -> Overview:
         """Every table and view outside the system schemas."""

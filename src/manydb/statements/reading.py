@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from manydb import slices
 from manydb.dialects.catalog import OPERATOR
 from manydb.dialects.grammar import (
     WRITES,
@@ -18,10 +19,11 @@ from manydb.dialects.grammar import (
     refuse_functions,
     refuse_wide_templates,
 )
-from manydb.errors import Forbidden, MultipleStatements, ReadOnly, SqlSyntax, TooLarge
+from manydb.errors import Forbidden, ManydbError, MultipleStatements, ReadOnly, SqlSyntax, TooLarge
 from manydb.lexer import MAX_CHARACTERS, Token, tokenize
 from manydb.statements import tables
 from manydb.statements.placeholders import Placeholder, find
+from manydb.statements.shapes import shape
 
 _CACHED_CHARACTERS = 10_000  # longer texts are parsed anew, so that the cache stays within some megabytes
 _CACHE_SIZE = 512
@@ -81,7 +83,12 @@ def parse(sql: str, grammar: Grammar) -> Statement:
     Blanks around it, a Markdown fence, and a closing `;` with what follows it are dropped; nothing else is changed.
     Raises SqlSyntax (nothing there, or not readable exactly), MultipleStatements and TooLarge.
     """
-    return _parse_cached(sql, grammar) if len(sql) <= _CACHED_CHARACTERS else _parse(sql, grammar)
+    if len(sql) <= _CACHED_CHARACTERS:
+        plain = shape(text := sql.strip(_BLANKS))
+        known = _plain_read(plain, grammar) if plain else None
+        return replace(known, sql=text) if known else _parse_cached(sql, grammar)
+    with slices.uncollected():  # a token a word: tens of thousands
+        return _parse(sql, grammar)
 
 
 def require_read(statement: Statement) -> None:
@@ -180,6 +187,17 @@ def _parse(sql: str, grammar: Grammar) -> Statement:
 
 
 _parse_cached = lru_cache(maxsize=_CACHE_SIZE)(_parse)
+
+
+@lru_cache(maxsize=_CACHE_SIZE)
+def _plain_read(sql: str, grammar: Grammar) -> Statement | None:
+    """What all texts of the shape *sql* are; None where that is anything but a query that may run."""
+    try:
+        found = _parse(sql, grammar)
+    except ManydbError:  # each is told of its own text
+        return None
+    is_plain = found.kind == "read" and found.form == "query" and found.refusal is None and found.sql == sql
+    return found if is_plain and not found.placeholders and found.explained is None else None
 
 
 def _unfenced(sql: str) -> str:

@@ -1,19 +1,19 @@
 """MySQL's and MariaDB's schema from information_schema."""
 
-from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import slices
-from manydb.dialects.catalog import Catalog, action, quoting, read_rows
-from manydb.dialects.mysql import describing
-from manydb.dialects.mysql.describing import Row, plain_type
+from manydb.dialects.catalog import Catalog, action, quoting
+from manydb.dialects.mysql import describing, wire
+from manydb.dialects.mysql.describing import NO_LIMIT, Row, plain_type
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
@@ -26,6 +26,10 @@ from manydb.dialects.schema import (
     TableName,
 )
 
+T = TypeVar("T")
+
+_PART = 200
+"""Rows that are taken at a time."""
 _USER_SCHEMA = "NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')"
 
 # Base tables, views and MariaDB's versioned tables; its sequences are listed there too, but hold no data.
@@ -53,9 +57,13 @@ GROUP BY table_schema, table_name ORDER BY table_schema, table_name"""
 _SEQUENCE_COLUMN = "next_not_cached_value"
 _SEQUENCES = "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'SEQUENCE'"
 
+_INDEX_FACTS = (
+    *("table_schema", "table_name", "index_name", "non_unique", "index_type"),
+    *("column_name", "sub_part", "collation", "expression"),
+)
 # Only MySQL has indexes on expressions. All columns of this view would take three times as long to read.
 _INDEXES = f"""
-SELECT table_schema, table_name, index_name, non_unique, index_type, column_name, sub_part, collation, {{expression}}
+SELECT {", ".join(_INDEX_FACTS[:-1])}, {{expression}}
 FROM information_schema.statistics WHERE table_schema {_USER_SCHEMA} AND index_name <> 'PRIMARY'
 ORDER BY table_schema, table_name, index_name, seq_in_index"""
 _OUTLINED_COLUMNS = f"""
@@ -66,12 +74,16 @@ GROUP BY table_schema, table_name"""
 _OUTLINED_VIEWS = f"""
 SELECT table_schema, table_name, view_definition FROM information_schema.views WHERE table_schema {_USER_SCHEMA}"""
 # Columns and rules are read apart: MariaDB would read one view again for each row of the other.
-_KEYS = """
-SELECT table_schema, table_name, constraint_name, ordinal_position, column_name,
-       referenced_table_schema, referenced_table_name, referenced_column_name
+_KEY_FACTS = (
+    *("table_schema", "table_name", "constraint_name", "ordinal_position", "column_name"),
+    *("referenced_table_schema", "referenced_table_name", "referenced_column_name"),
+)
+_KEYS = f"""
+SELECT {", ".join(_KEY_FACTS)}
 FROM information_schema.key_column_usage WHERE referenced_table_name IS NOT NULL"""
+_RULE_FACTS = ("table_schema", "table_name", "constraint_name", "delete_rule", "update_rule")
 _RULES = """
-SELECT constraint_schema AS table_schema, table_name, constraint_name, delete_rule, update_rule
+SELECT constraint_schema, table_name, constraint_name, delete_rule, update_rule
 FROM information_schema.referential_constraints"""
 
 _ROUTINES = """
@@ -87,26 +99,21 @@ WHERE routine_type = 'FUNCTION' AND sql_data_access = 'MODIFIES SQL DATA'
 
 class MySQLCatalog(Catalog):
     async def overview(self, conn: AsyncConnection) -> Overview:
-        ((default,),) = await read_rows(conn, "SELECT database()")
-        return Overview(tuple(_relation(row, default) for row in await read_rows(conn, _OVERVIEW)), default)
+        ((default,),) = await _rows(conn, "SELECT database()", _whole)
+        return Overview(tuple(await _rows(conn, _OVERVIEW, partial(_relation, default))), default)
 
     async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
-        found = await _column_rows(conn)
+        found = await _columns(conn)
         # Asking for sequences takes as long as all the rest, so only where something looks like one.
-        seen = any(row[2] == _SEQUENCE_COLUMN for row in found)
-        sequences = {(schema, name) for schema, name in await read_rows(conn, _SEQUENCES)} if seen else set()
-        return tuple(
-            await slices.gathered(
-                ColumnEntry(schema, table, name, plain_type(type_text), comment)
-                for schema, table, name, type_text, comment in found
-                if (schema, table) not in sequences
-            )
-        )
+        if not any(entry.name == _SEQUENCE_COLUMN for entry in found):
+            return tuple(found)
+        sequences = {*await _rows(conn, _SEQUENCES, _whole)}
+        return tuple(entry for entry in found if (entry.schema, entry.table) not in sequences)
 
     async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:
         has_expressions = describing.is_mysql_from(conn, describing.FIRST_MYSQL_WITH_EXPRESSIONS)
-        query = _INDEXES.format(expression="expression" if has_expressions else "NULL AS expression")
-        found, quote = describing.dicts(await conn.exec_driver_sql(query)), quoting(conn)
+        query = _INDEXES.format(expression="expression" if has_expressions else "NULL")
+        found, quote = await _rows(conn, query, _dicts(*_INDEX_FACTS)), quoting(conn)
         return tuple(
             await slices.gathered(
                 IndexEntry(address.schema, address.name, index.name, index.columns, index.unique)
@@ -116,32 +123,32 @@ class MySQLCatalog(Catalog):
         )
 
     async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:
-        return [(name, source, "") for name, source in await read_rows(conn, _ROUTINES)]
+        return await _rows(conn, _ROUTINES, lambda name, source: (name, source, ""))
 
     async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:
-        return frozenset(name for (name,) in await read_rows(conn, _ACTING))
+        return frozenset(await _rows(conn, _ACTING, str))
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         return await describing.tables(conn, names)
 
     async def references(self, conn: AsyncConnection) -> References:
-        rule_of = {_constraint(rule): rule for rule in describing.dicts(await conn.exec_driver_sql(_RULES))}
-        columns = describing.dicts(await conn.exec_driver_sql(_KEYS))
-        parts = sorted(columns, key=lambda row: (_constraint(row), row["ordinal_position"]))
+        rules = await _rows(conn, _RULES, _dicts(*_RULE_FACTS))
+        rule_of = {_constraint(rule): rule for rule in rules}
+        columns = await _rows(conn, _KEYS, _dicts(*_KEY_FACTS))
+        parts = sorted(columns, key=lambda row: (_constraint(row), int(row["ordinal_position"])))
         keys = (_foreign_key(list(rows), rule_of.get(place, {})) for place, rows in groupby(parts, key=_constraint))
-        return References(tuple(keys))
+        return References(tuple(await slices.gathered(keys)))
 
     async def outlines(self, conn: AsyncConnection, overview: Overview) -> Iterable[Table]:
         try:
-            packed = [
-                (TableName(*table), orjson.loads(columns))
-                for *table, columns in await read_rows(conn, _OUTLINED_COLUMNS)
-            ]
-        except (DBAPIError, orjson.JSONDecodeError):  # as in _column_rows
+            packed = await _rows(conn, _OUTLINED_COLUMNS, _whole)
+            columns_of = dict(await slices.made_of(packed, lambda row: (TableName(*row[:2]), orjson.loads(row[2]))))
+        except Exception as exc:  # as in _columns
+            if not _is_unpacked(exc):
+                raise
             return await super().outlines(conn, overview)
-        columns_of = dict(packed)
-        definitions = {TableName(*view): told for *view, told in await read_rows(conn, _OUTLINED_VIEWS)}
-        return [
+        definitions = {TableName(*view): told for *view, told in await _rows(conn, _OUTLINED_VIEWS, _whole)}
+        return await slices.gathered(
             Table(
                 *address,
                 relation.kind,
@@ -149,11 +156,32 @@ class MySQLCatalog(Catalog):
                 definition=describing.unqualified(definitions.get(address, ""), address.schema),
             )
             for address, relation in overview.by_address.items()
-        ]
+        )
 
 
-def _relation(row: Sequence[Any], default: str | None) -> Relation:
-    schema, name, table_type, comment, rows, columns = row
+async def _rows(conn: AsyncConnection, query: str, make: Callable[..., T]) -> list[T]:
+    """The rows of *query*, each as *make* makes it of its cells, which are texts or None; in slices."""
+    found = list[T]()
+    # Without a limit of its own, it would have the one that the session was told for the last statement.
+    async with wire.asked(conn, f"{query} LIMIT {NO_LIMIT}") as answer:
+        converters = [bytes.decode] * len(answer.fields)
+        while answer.is_open:
+            found += [make(*row) for row in await answer.rows(converters, _PART)]
+            await answer.turns.give()
+    return found
+
+
+def _whole(*row: Any) -> tuple[Any, ...]:
+    return row
+
+
+def _dicts(*names: str) -> Callable[..., Row]:
+    return lambda *row: dict(zip(names, row, strict=True))
+
+
+def _relation(
+    default: str | None, schema: str, name: str, table_type: str, comment: str, rows: str | None, columns: str | None
+) -> Relation:
     is_view = table_type == "VIEW"
     return Relation(
         schema,
@@ -161,8 +189,8 @@ def _relation(row: Sequence[Any], default: str | None) -> Relation:
         "view" if is_view else "table",
         visible=schema == default,
         comment="" if is_view else comment,  # a view's says "VIEW"
-        rows=None if is_view else rows,
-        columns=columns,
+        rows=None if is_view or rows is None else int(rows),
+        columns=None if columns is None else int(columns),
     )
 
 
@@ -171,18 +199,31 @@ def _outlined(facts: Sequence[Any]) -> Column:
     return Column(name, "", generated=describing.generated_by(extra.lower(), expression))
 
 
-async def _column_rows(conn: AsyncConnection) -> Sequence[Sequence[Any]]:
-    """(schema, table, column, type, comment) of every column, in order."""
+async def _columns(conn: AsyncConnection) -> list[ColumnEntry]:
+    """Every column, in order."""
+    same: dict[str, str] = {}
+    # Most texts are those of other columns, too: a schema is let go of in a fifth of the time.
+    one = same.setdefault
+
+    def entry(schema: str, table: str, name: str, type_text: str, comment: str) -> ColumnEntry:
+        kind = plain_type(type_text)
+        return ColumnEntry(one(schema, schema), one(table, table), one(name, name), kind, one(comment, comment))
+
     try:
-        packed = await slices.gathered(
-            (*table, orjson.loads(columns)) for *table, columns in await read_rows(conn, _PACKED_COLUMNS)
+        packed = await _rows(conn, _PACKED_COLUMNS, _whole)
+        tables = await slices.made_of(
+            packed, lambda row: [entry(*row[:2], *facts) for _, *facts in sorted(orjson.loads(row[2]))]
         )
-    except (DBAPIError, orjson.JSONDecodeError):
-        # A server without JSON_ARRAYAGG, or one whose group_concat_max_len cut a very wide table.
-        return await read_rows(conn, _COLUMNS)
-    return await slices.gathered(
-        (schema, table, *facts) for schema, table, columns in packed for _, *facts in sorted(columns)
-    )
+    except Exception as exc:
+        if not _is_unpacked(exc):
+            raise
+        return await _rows(conn, _COLUMNS, entry)
+    return await slices.gathered(chain.from_iterable(tables))
+
+
+def _is_unpacked(exc: Exception) -> bool:
+    """Whether a server has no JSON_ARRAYAGG, or its group_concat_max_len cut a very wide table."""
+    return isinstance(exc, orjson.JSONDecodeError) or exc.args[:1] in {(1064,), (1305,), (1630,)}
 
 
 def _constraint(row: Row) -> tuple[TableName, str]:

@@ -68,7 +68,7 @@ _VIEW = """SELECT :schema, :name, view_definition
 FROM information_schema.views WHERE table_schema = :schema AND table_name = :name"""
 
 _BATCH = 10
-_NO_LIMIT = 2**64 - 1
+NO_LIMIT = 2**64 - 1
 _PLACEHOLDER = re.compile(r":(?:schema|name)\b")
 
 _FIRST_MYSQL_WITH_CHECKS = (8, 0, 16)
@@ -137,19 +137,14 @@ async def _read(conn: AsyncConnection, query: str, names: Sequence[TableName]) -
     for first in range(0, len(names), _BATCH):
         branches = [_about(query, name, literal) for name in names[first : first + _BATCH]]
         # Without a limit of its own, it would have the one that the session was told for the last statement.
-        async with wire.asked(conn, f"{' UNION ALL '.join(branches)} LIMIT {_NO_LIMIT}") as answer:
-            found += await answer.rows([bytes.decode] * len(answer.fields), _NO_LIMIT)
+        async with wire.asked(conn, f"{' UNION ALL '.join(branches)} LIMIT {NO_LIMIT}") as answer:
+            found += await answer.rows([bytes.decode] * len(answer.fields), NO_LIMIT)
     return found
 
 
 def _about(query: str, name: TableName, literal: Callable[[str], str]) -> str:
     values = {":schema": literal(name.schema), ":name": literal(name.name)}
     return _PLACEHOLDER.sub(lambda match: values[match[0]], query)
-
-
-def dicts(result: Any) -> list[Row]:
-    keys = list(map(str.lower, result.keys()))
-    return [dict(zip(keys, row, strict=True)) for row in result]
 
 
 def address_of(row: Row) -> TableName:

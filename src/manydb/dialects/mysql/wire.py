@@ -33,6 +33,8 @@ _COLUMN = struct.Struct("<xHIBHB")
 _COUNTS = struct.Struct("<HH")
 _CLIENTS_OWN = range(2000, 3000)
 """Error numbers that drivers give; all others are a server's, which ends its answer with them."""
+_CELLS = 2_000
+"""Cells that are read at a time, in a millisecond or so, where rows can be counted before."""
 _WINDOW = 65_536
 """Bytes that are read at a time where rows cannot be counted before."""
 _ANY = 2**63
@@ -119,6 +121,8 @@ class Answer:
         self.is_open = False
         self.received = 0
         """Bytes of rows so far."""
+        self.turns = Turns()
+        """Of others, while much of the answer is there at once."""
 
     async def open(self, sql: str) -> None:
         text = sql.encode()
@@ -134,12 +138,13 @@ class Answer:
     async def rows(self, converters: Sequence[Convert], wanted: int, room: int = _ANY) -> list[Sequence[Any]]:
         """The next rows, *wanted* or a few more; fewer at the end, or once they are larger than *room* (bytes)."""
         records: list[Sequence[Any]] = []
-        full, turns = self.received + room, Turns()
+        full, turns = self.received + room, self.turns
         while self.is_open:
             while self.received <= full and (taken := self._wire.rows(converters, records, wanted)):
                 self.received += taken
                 if turns.are_due():
-                    await turns.give()
+                    with self.waiting():
+                        await turns.give()
             if records and (len(records) >= wanted or self.received > full):
                 break
             packet = await self._packet()
@@ -170,11 +175,13 @@ class Answer:
         if (there := self._wire.taken()) is not None:
             return there
         try:
-            return await self._wire.packet()
+            packet = await self._wire.packet()
         except Exception as exc:  # the drivers' error classes cannot be named here; their numbers can
             number = exc.args[0] if exc.args else None
             self.is_open = not isinstance(number, int) or not number or number in _CLIENTS_OWN
             raise
+        self.turns.renew()
+        return packet
 
     async def _columns(self, first: bytes) -> tuple[Field, ...]:
         if first[0] == _LOCAL_FILE:
@@ -242,7 +249,7 @@ class _Aiomysql:
 
     def rows(self, converters: Sequence[Convert], records: list[Sequence[Any]], wanted: int) -> int:
         buffer = self._reader._buffer  # noqa: SLF001
-        missing = wanted - len(records)
+        missing = min(wanted - len(records), max(1, _CELLS // max(1, len(converters))))
         if missing <= 0 or len(buffer) <= _HEAD:
             return 0
         found, taken, self.raw._next_seq_id = _rows(  # noqa: SLF001

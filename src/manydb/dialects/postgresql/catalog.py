@@ -4,27 +4,32 @@ Each value is cast to text, int, bool or text[]: a session may have codecs of it
 them, which is why JSON travels as text here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import slices
 from manydb.dialects.catalog import OPERATOR, Catalog, read_rows
-from manydb.dialects.postgresql import describing
+from manydb.dialects.postgresql import describing, execution
+from manydb.dialects.postgresql.libpq import asking
 from manydb.dialects.schema import (
     Column,
     ColumnEntry,
     ForeignKey,
     IndexEntry,
+    Kind,
     Overview,
     References,
     Relation,
     Table,
     TableName,
 )
+
+T = TypeVar("T")
 
 # PostgreSQL keeps the prefix pg_ for itself: catalogs, TOAST and the temporary schemas of sessions.
 _USER_SCHEMA = "n.nspname <> 'information_schema' AND NOT starts_with(n.nspname::text, 'pg_')"
@@ -101,14 +106,13 @@ JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace pn ON pn.oid = p.relnam
 WHERE c.relkind IN ('r', 'p', 'f')
 """
 # One volatile overload makes the name one that may act; handlers and trigger functions cannot be called by a query.
-_VOLATILE = """
+# None of PostgreSQL's own operators is: what is found here was made by users or extensions.
+_VOLATILE = f"""
 SELECT DISTINCT proname::text FROM pg_catalog.pg_proc
 WHERE provolatile = 'v' AND prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype, 'internal'::regtype,
     'language_handler'::regtype, 'fdw_handler'::regtype, 'index_am_handler'::regtype, 'table_am_handler'::regtype)
-"""
-# None of PostgreSQL's own is: what is found here was made by users or extensions.
-_VOLATILE_OPERATORS = """
-SELECT DISTINCT o.oprname::text FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
+UNION ALL
+SELECT DISTINCT '{OPERATOR}' || o.oprname FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 WHERE p.provolatile = 'v'
 """
 # The parser looks these operators up by name, on the search path, as if they stood there.
@@ -133,58 +137,70 @@ class PostgreSQLCatalog(Catalog):
     describes_alone = True
 
     async def overview(self, conn: AsyncConnection) -> Overview:
-        ((default,),) = await read_rows(conn, "SELECT current_schema()::text")
-        return Overview(tuple(map(_relation, await read_rows(conn, _OVERVIEW))), default)
+        ((default,),) = await _rows(conn, "SELECT current_schema()::text", _whole)
+        return Overview(tuple(await _rows(conn, _OVERVIEW, Relation)), default)
 
     async def columns(self, conn: AsyncConnection) -> tuple[ColumnEntry, ...]:
-        return tuple(
-            await slices.gathered(
-                ColumnEntry(schema, table, name, describing.short_type(type_text), comment)
-                for schema, table, name, type_text, comment in await read_rows(conn, _COLUMNS)
-            )
-        )
+        same: dict[str, str] = {}
+        # Most texts are those of other columns, too: a schema is let go of in a fifth of the time.
+        one = same.setdefault
+
+        def entry(schema: str, table: str, name: str, type_text: str, comment: str) -> ColumnEntry:
+            kind = describing.short_type(type_text)
+            return ColumnEntry(one(schema, schema), one(table, table), one(name, name), kind, one(comment, comment))
+
+        return tuple(await _rows(conn, _COLUMNS, entry))
 
     async def indexes(self, conn: AsyncConnection) -> tuple[IndexEntry, ...]:
-        return tuple(
-            await slices.gathered(
-                IndexEntry(schema, table, name, tuple(columns), unique)
-                for schema, table, name, unique, columns in await read_rows(conn, _INDEXES)
-            )
-        )
+        def entry(schema: str, table: str, name: str, unique: bool, columns: Sequence[str]) -> IndexEntry:  # noqa: FBT001
+            return IndexEntry(schema, table, name, tuple(columns), unique)
+
+        return tuple(await _rows(conn, _INDEXES, entry))
 
     async def routines(self, conn: AsyncConnection) -> Sequence[tuple[str, str, str]]:
-        return [(name, source, operators) for name, source, operators in await read_rows(conn, _ROUTINES)]
+        return await _rows(conn, _ROUTINES, _whole)
 
     async def parents(self, conn: AsyncConnection) -> Mapping[TableName, TableName]:
-        found = await read_rows(conn, _PARENTS)
+        found = await _rows(conn, _PARENTS, _whole)
         return {TableName(schema, name): TableName(*parent) for schema, name, *parent in found}
 
     async def acting_functions(self, conn: AsyncConnection) -> frozenset[str]:
-        functions = frozenset(name for (name,) in await read_rows(conn, _VOLATILE))
-        operators = [name for (name,) in await read_rows(conn, _VOLATILE_OPERATORS)]
+        names = await _rows(conn, _VOLATILE, str)
+        operators = [name.removeprefix(OPERATOR) for name in names if name.startswith(OPERATOR)]
         words = {word for name in operators for word in _WORDS_FOR.get(name, ())}
-        return functions | {OPERATOR + name for name in (*operators, *words)}
+        return frozenset(names) | {OPERATOR + word for word in words}
 
     async def describe(self, conn: AsyncConnection, names: Sequence[TableName]) -> list[Table]:
         return await describing.tables(conn, names)
 
     async def references(self, conn: AsyncConnection) -> References:
+        parts = groupby(await _rows(conn, _REFERENCES, _whole), key=itemgetter(slice(8)))
         found: dict[bool, list[ForeignKey]] = {False: [], True: []}
-        for (*place, is_repeated), parts in groupby(await read_rows(conn, _REFERENCES), key=lambda row: tuple(row[:8])):
-            found[is_repeated].append(_foreign_key(place, list(parts)))
+        for is_repeated, key in await slices.gathered(
+            (is_repeated, _foreign_key(place, list(rows))) for (*place, is_repeated), rows in parts
+        ):
+            found[is_repeated].append(key)
         return References(tuple(found[False]), tuple(found[True]))
 
     async def outlines(self, conn: AsyncConnection, overview: Overview) -> Iterable[Table]:  # noqa: ARG002
-        return map(_outline, await read_rows(conn, _OUTLINES))
+        return await _rows(conn, _OUTLINES, _outline)
 
 
-def _relation(row: Sequence[Any]) -> Relation:
-    schema, name, kind, visible, comment, estimate, columns = row
-    return Relation(schema, name, kind, visible, comment, estimate, columns)
+async def _rows(conn: AsyncConnection, query: str, make: Callable[..., T]) -> list[T]:
+    """The rows of *query*, each as *make* makes it of its cells, in slices."""
+    if conn.dialect.driver == "psycopg":
+        return await asking.rows(conn, query, make)
+    found = await (execution.read if conn.dialect.driver == "asyncpg" else read_rows)(conn, query)
+    return await slices.made_of([*found], lambda row: make(*row))
 
 
-def _outline(row: Sequence[Any]) -> Table:
-    schema, name, kind, columns, generated, definition = row
+def _whole(*row: Any) -> tuple[Any, ...]:
+    return row
+
+
+def _outline(
+    schema: str, name: str, kind: Kind, columns: Sequence[str], generated: str | None, definition: str
+) -> Table:
     made = orjson.loads(generated) if generated else {}
     return Table(
         schema,

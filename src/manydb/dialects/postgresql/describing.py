@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.postgresql import literals
-from manydb.dialects.postgresql.libpq import execution as libpq
+from manydb.dialects.postgresql.libpq import asking
 from manydb.dialects.schema import Column, Index, Kind, Table, TableName, in_order
 
 # Each row is a JSON array: the part that it tells of, its relation's number, and what the functions below name. Where
@@ -185,7 +185,7 @@ async def _read(conn: AsyncConnection, query: str, values: Mapping[str, Sequence
         for position, name in enumerate(values, 1):
             query = query.replace(f":{name}", f"${position}")
         arguments = [literals.to_array(list(map(str, each))) for each in values.values()]
-        return [orjson.loads(row) for row in await libpq.read(conn, query, arguments)]
+        return [orjson.loads(row) for row in await asking.texts(conn, query, arguments)]
     return [orjson.loads(row) for (row,) in await conn.execute(text(query), values)]
 
 

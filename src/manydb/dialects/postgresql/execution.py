@@ -62,20 +62,15 @@ async def fetch(
     driver's own.
     """
     raw: Any = driver(connection)
-    codecs = connection.info.get(_CODECS)
-    if codecs is None:
-        codecs = connection.info[_CODECS] = await install_codecs(raw)
-    await pin_session(raw)  # again: what was set inside a transaction went with it
-    codecs.forget_composites()
+    codecs = await _codecs(connection)
     statement = await _prepare(raw, sql, codecs)
     attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
     reading = Reading(limit, max_bytes, [index for index, a in enumerate(attributes) if _is_long(a.type)])
     unread, dropped, tag = await _execute(raw, statement, args, codecs, reading, to_end=to_end)
     kept, more, full = reading.kept(unread=unread)
-    for index, attribute in enumerate(attributes):
-        if attribute.type.name in _WIDE:
-            reading.weigh([record[index] for record in kept])
-    rows = values.rows(kept, {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))})
+    wide = [index for index, a in enumerate(attributes) if a.type.name in _WIDE]
+    plan = {index: convert for index, a in enumerate(attributes) if (convert := _converter(a.type))}
+    rows = await reading.converted(kept, plan, wide)
     affected = _affected(tag)
     if affected is not None and attributes:  # the tag counts the last rows that were asked for, RETURNING all of them
         affected = len(reading.records) + dropped
@@ -87,11 +82,7 @@ async def fetch(
 async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -> AsyncGenerator[Rows]:
     """As `fetch`, all rows: slice by slice from a portal, which keeps the server's place."""
     raw: Any = driver(connection)
-    codecs = connection.info.get(_CODECS)
-    if codecs is None:
-        codecs = connection.info[_CODECS] = await install_codecs(raw)
-    await pin_session(raw)
-    codecs.forget_composites()
+    codecs = await _codecs(connection)
     statement = await _prepare(raw, sql, codecs)
     attributes = statement._get_attributes()  # noqa: SLF001 - see _prepare
     columns, types = [a.name for a in attributes], [_title(a.type) for a in attributes]
@@ -108,6 +99,26 @@ async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -
             return
         records, _, ended = await raw._protocol.execute(statement, "", pace.wants, True, None)  # noqa: FBT003, SLF001
         unread = not ended
+
+
+async def read(connection: AsyncConnection, sql: str) -> list[Sequence[Any]]:
+    """All rows of a query of our own, as the driver reads them."""
+    raw: Any = driver(connection)
+    statement = await _prepare(raw, sql, await _codecs(connection))
+    records, _, _ = await raw._protocol.bind_execute(statement, (), "", 0, True, None)  # noqa: FBT003, SLF001
+    found: list[Sequence[Any]] = records
+    return found
+
+
+async def _codecs(connection: AsyncConnection) -> Codecs:
+    """Those of the connection, whose session writes what they read."""
+    raw = driver(connection)
+    codecs: Codecs | None = connection.info.get(_CODECS)
+    if codecs is None:
+        codecs = connection.info[_CODECS] = await install_codecs(raw)
+    await pin_session(raw)  # again: what was set inside a transaction went with it
+    codecs.forget_composites()
+    return codecs
 
 
 async def _prepare(raw: Any, sql: str, codecs: Codecs) -> _Statement:

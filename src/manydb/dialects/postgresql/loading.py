@@ -17,7 +17,7 @@ from manydb.dialects.execution import driver
 from manydb.dialects.loading import Fit, Load, Loaded, Part, Told
 from manydb.dialects.postgresql import types
 from manydb.dialects.postgresql.codecs import pin_session
-from manydb.dialects.postgresql.libpq import execution as libpq
+from manydb.dialects.postgresql.libpq import asking
 from manydb.dialects.postgresql.parameters import bind, written
 from manydb.dialects.postgresql.types import Type
 
@@ -49,7 +49,7 @@ async def loader(
     known = dict(types.WELL_KNOWN)
     unusual = [oid for oid in oids if _fit(oid, {}) is None]
     if unusual:
-        known |= await (types.read(raw, unusual) if _is_asyncpg(raw) else libpq.types_of(connection, unusual))
+        known |= await (types.read(raw, unusual) if _is_asyncpg(raw) else asking.types_of(connection, unusual))
     return Copy(
         load,
         [_fit(oid, known) or _other(oid, known) for oid in oids],

@@ -4,33 +4,28 @@ A read that stands alone takes one: what opens its transaction goes with it. A q
 rows past the limit stay in the server, unless its text says that it has few.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from manydb import values
 from manydb.dialects.execution import driver
-from manydb.dialects.postgresql import literals, types
-from manydb.dialects.postgresql.libpq import arguments, transactions
+from manydb.dialects.postgresql.libpq import arguments, asking, transactions
 from manydb.dialects.postgresql.libpq.columns import NUMERIC, RECORD, RECORDS, Columns, Reader
-from manydb.dialects.postgresql.libpq.pipeline import LostError, Pipeline, pipeline
-from manydb.dialects.postgresql.types import Type
+from manydb.dialects.postgresql.libpq.pipeline import Pipeline, pipeline
 from manydb.dialects.rows import MAX_BYTES, Reading, Rows
 from manydb.dialects.streaming import Pace
 
-_READER = "postgresql reader"  # key in AsyncConnection.info, which lives as long as the driver's connection
 _CURSOR = "manydb_rows"
 _CLOSE = f"CLOSE {_CURSOR}"
-_BEGIN_SECONDS = 2.0
-"""Nothing makes the beginning of a read wait: the network is silent, or the server."""
 _CHUNK = 16
 """Rows that are taken from the network at a time: they may be long."""
 _FIRST_SLICE, _SECOND_SLICE = 16, 112
 """Rows asked for of a cursor before anything is known of their size; the second lot can be left where it is."""
+_FEW = 1_000
+"""Rows of a query that is run as it is: more may be larger than what is read, which costs the connection."""
 # What the text forms depend on; the server reports each when it changes, so looking costs nothing.
 _SESSION = {"client_encoding": "UTF8", "TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601"}
 _CHANGED = re.compile(rb"(?:INSERT \d+|UPDATE|DELETE|MERGE) (\d+)")
@@ -38,19 +33,6 @@ _QUERY = re.compile(r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|WITH|VALUES|TABLE
 # Only a guess, which costs the connection where it is wrong.
 _FROM = re.compile(r"\bFROM\b", re.IGNORECASE)
 _LIMIT = re.compile(r"\bLIMIT\s+(\d{1,9})(?:\s+OFFSET\s+\d+)?[\s;]*\Z", re.IGNORECASE)
-
-
-async def types_of(connection: AsyncConnection, oids: Sequence[int]) -> dict[int, Type]:
-    """What the catalog says of these types."""
-    return await _read(connection, _reader(connection), oids)
-
-
-async def read(connection: AsyncConnection, sql: str, args: Sequence[str]) -> list[bytes]:
-    """The first column of a query of our own, which is never null; all arguments are texts.
-
-    As the statement of a `fetch`, it takes along what is still to be sent in front of it.
-    """
-    return await _Call(connection, sql, _reader(connection), transactions.taken(connection), is_alone=False).texts(args)
 
 
 # -- statements ------------------------------------------------------------------------------------------------------
@@ -117,9 +99,9 @@ async def stream(connection: AsyncConnection, sql: str, args: tuple[Any, ...]) -
 
 
 def _is_short(sql: str, limit: int) -> bool:
-    """Whether the text of a query says that it has no more than *limit* rows and one."""
+    """Whether the text of a query says that it has few rows, and no more than *limit* and one."""
     if found := _LIMIT.search(sql):
-        return int(found[1]) <= limit + 1
+        return int(found[1]) <= min(limit + 1, _FEW)
     return not _FROM.search(sql)
 
 
@@ -148,7 +130,7 @@ class _Call:
         cls, connection: AsyncConnection, sql: str, args: tuple[Any, ...], *, described: bool = False
     ) -> "_Call":
         """With arguments, or where its columns must be *described* first, in a round trip of its own."""
-        reader = _reader(connection)
+        reader = asking.reader(connection)
         reader.forget_composites()
         begin = transactions.taken(connection)
         call = cls(connection, sql, reader, [*begin, *_pins(driver(connection))], is_alone=bool(begin))
@@ -170,20 +152,10 @@ class _Call:
         self.args = arguments.written(args, self.types, self.reader.known)
 
     def _open(self, line: Pipeline) -> None:
-        for step in self.opening:
-            line.query(step)
-        if self.opening:
-            # Its answer is not to wait for that of the statement: who hears nothing knows that nobody is there.
-            line.flush()
+        transactions.put(line, self.opening)
 
     async def _opened(self, line: Pipeline) -> None:
-        if not self.opening:
-            return
-        try:
-            async with asyncio.timeout(_BEGIN_SECONDS):
-                await line.skip(len(self.opening))
-        except TimeoutError as exc:
-            raise LostError from exc
+        await transactions.opened(line, self.opening)
         self.opening = ()
 
     # -- rows
@@ -199,16 +171,6 @@ class _Call:
                 await self._take(line, reading, is_drained=is_drained)
         if line.is_abandoned:
             await self.connection.invalidate()
-
-    async def texts(self, args: Sequence[str]) -> list[bytes]:
-        """The first column of a query that is not null there, as it came."""
-        async with pipeline(driver(self.connection)) as line:
-            self._open(line)
-            line.query(self.sql, [each.encode() for each in args])
-            await line.send()
-            await self._opened(line)
-            result = await line.one()
-        return [result.get_value(row, 0) or b"" for row in range(result.ntuples)]
 
     async def scroll(self, reading: Reading, *, with_records: bool = False, goes_on: bool = False) -> None:
         """Read what *reading* wants of the query through a cursor, which stays open where reading *goes_on*.
@@ -329,11 +291,9 @@ class _Call:
         """What *reading* has read, in the form that JSON needs; what was *binary* has it already."""
         await self._learn(self.columns.oids)
         kept, more, full = reading.kept(unread=not self.has_ended)
-        for index, oid in enumerate(self.columns.oids):
-            if oid == NUMERIC:
-                reading.weigh([record[index] for record in kept])
         known = self.reader.known
-        rows = values.rows(kept, {} if binary else self.columns.converters(known))
+        wide = [index for index, oid in enumerate(self.columns.oids) if oid == NUMERIC]
+        rows = await reading.converted(kept, {} if binary else self.columns.converters(known), wide)
         names, titles = self.columns.names, self.columns.types(known)
         size, widest = reading.size, reading.widest
         return Rows(names, titles, rows, more=more, full=full, size=size, affected=self.affected, widest=widest)
@@ -341,37 +301,7 @@ class _Call:
     async def _learn(self, oids: Sequence[int]) -> None:
         """Ask the catalog for what is not known; in the transaction, which must be open and unharmed."""
         if missing := self.reader.missing(oids):
-            self.reader.learn(await _read(self.connection, self.reader, missing))
-
-
-@dataclass(frozen=True, slots=True)
-class _Catalog:
-    """What `types.read` asks."""
-
-    raw: Any
-    reader: Reader
-
-    async def fetch(self, query: str, *args: Any) -> list[Mapping[str, Any]]:
-        """*args* are lists of oids."""
-        written = [literals.to_array(list(map(str, each))).encode() for each in args]
-        async with pipeline(self.raw) as line:
-            line.query(query, written)
-            await line.send()
-            result = await line.one()
-        columns = Columns.of(result)
-        rows = values.rows(self.reader.load(result), columns.converters(self.reader.known))
-        return [dict(zip(columns.names, row, strict=True)) for row in rows]
-
-
-def _reader(connection: AsyncConnection) -> Reader:
-    reader: Reader | None = connection.info.get(_READER)
-    if reader is None:
-        reader = connection.info[_READER] = Reader(driver(connection))
-    return reader
-
-
-async def _read(connection: AsyncConnection, reader: Reader, oids: Iterable[int]) -> dict[int, Type]:
-    return await types.read(_Catalog(driver(connection), reader), oids)
+            self.reader.learn(await asking.types_of(self.connection, missing))
 
 
 def _add(reading: Reading, found: Sequence[Sequence[Any]]) -> None:

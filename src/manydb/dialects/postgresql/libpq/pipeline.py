@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from manydb.errors import SqlSyntax, Unsupported
+from manydb.slices import Turns
 
 _BAD = 1
 """The ConnStatusType of a connection that is lost."""
@@ -73,6 +74,7 @@ class Pipeline:
 
     _pg: Any  # psycopg's PGconn
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _turns: Turns = field(default_factory=Turns)
     _waiter: asyncio.Future[None] | None = None
     _watched: int = -1
     is_abandoned: bool = False
@@ -151,6 +153,9 @@ class Pipeline:
         while self._pg.is_busy():
             await self._wait()
             self._consume()
+            self._turns.renew()
+        if self._turns.are_due():  # of a large answer, much may be there at once
+            await self._turns.give()
         result: Result | None = self._pg.get_result()
         if result is None:
             if self._pg.status == _BAD:

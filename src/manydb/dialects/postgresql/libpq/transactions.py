@@ -1,14 +1,17 @@
 """What stands around a statement over psycopg: the transaction, and the way back to the pool."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb.dialects.execution import driver
-from manydb.dialects.postgresql.libpq.pipeline import LostError, ServerError, is_alive, pipeline, script
+from manydb.dialects.postgresql.libpq.pipeline import LostError, Pipeline, ServerError, is_alive, pipeline, script
 
 _OPENING = "postgresql opening"  # key in AsyncConnection.info, which lives as long as the driver's connection
+_BEGIN_SECONDS = 2.0
+"""Nothing makes the beginning of a read wait: the network is silent, or the server."""
 
 
 async def begin(connection: AsyncConnection, steps: Sequence[str], *, alone: bool) -> None:
@@ -50,6 +53,26 @@ async def commit(connection: AsyncConnection) -> str:
         line.query("COMMIT")
         await line.send()
         return ((await line.one()).command_status or b"").decode()
+
+
+def put(line: Pipeline, steps: Sequence[str]) -> None:
+    """Send *steps* in front of what follows."""
+    for step in steps:
+        line.query(step)
+    if steps:
+        # Their answer is not to wait for that of the statement: who hears nothing knows that nobody is there.
+        line.flush()
+
+
+async def opened(line: Pipeline, steps: Sequence[str]) -> None:
+    """Wait until the *steps* that were `put` are done. Raises LostError where nobody answers."""
+    if not steps:
+        return
+    try:
+        async with asyncio.timeout(_BEGIN_SECONDS):
+            await line.skip(len(steps))
+    except TimeoutError as exc:
+        raise LostError from exc
 
 
 def taken(connection: AsyncConnection) -> Sequence[str]:
