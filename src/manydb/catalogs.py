@@ -39,6 +39,7 @@ class Catalogs:
 
     def __init__(self, ttl: float, read: Read) -> None:
         self._cache = SchemaCache(ttl)
+        self._acting = SchemaCache(ttl)
         self._tables = SchemaCache(ttl, most=_MOST_DESCRIBED)
         self._snapshots: dict[tuple[Target, Policy], tuple[Snapshot, Snapshot]] = {}
         self._read = read
@@ -48,16 +49,22 @@ class Catalogs:
         return self._cache.clock()
 
     def invalidate(self, target: Target, *, before: float | None = None) -> bool:
-        """Forget what was read of *target* (only what was begun *before*); whether there was any."""
+        """Forget what was read of *target*; with *before*, only what tells of tables, and was begun until then.
+
+        Whether there was any of that. A table that is missed makes no function doubtful, which everybody's next
+        statement would have to wait for.
+        """
         for seen in [seen for seen in self._snapshots if seen[0] == target]:
             del self._snapshots[seen]
+        if before is None:
+            self._acting.invalidate(target)
         # Both, whatever the first of them says.
         return any([self._cache.invalidate(target, before=before), self._tables.invalidate(target, before=before)])
 
     async def aclose(self) -> None:
         self._snapshots.clear()
-        await self._cache.aclose()
-        await self._tables.aclose()
+        for cache in (self._cache, self._acting, self._tables):
+            await cache.aclose()
 
     # -- for people and models ---------------------------------------------------------------------------------------
 
@@ -154,7 +161,11 @@ class Catalogs:
     async def acting_functions(self, registration: Registration) -> frozenset[str]:
         """The functions (and operators) that the database itself says may act."""
         catalog = registration.dialect.catalog
-        return await self._schema(registration, "functions", catalog.acting_functions, alone=catalog.describes_alone)
+        return await self._acting.get(
+            registration.target,
+            "functions",
+            lambda: self._read(registration, catalog.acting_functions, alone=catalog.describes_alone),
+        )
 
     async def guard(self, registration: Registration) -> Guard:
         """The connection's policy over its database as it is now, or was some seconds ago."""
@@ -176,8 +187,5 @@ class Catalogs:
         read: Callable[[AsyncConnection], Awaitable[T]],
         *,
         ttl: float | None = None,
-        alone: bool = False,
     ) -> T:
-        return await self._cache.get(
-            registration.target, part, lambda: self._read(registration, read, alone=alone), ttl=ttl
-        )
+        return await self._cache.get(registration.target, part, lambda: self._read(registration, read), ttl=ttl)
