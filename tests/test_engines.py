@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, event
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from manydb import dialects, transactions
 from manydb.dialects import Dialect
@@ -471,3 +472,25 @@ async def test_nothing_runs_after_closing(sqlite_url: str) -> None:
     async with opened(sweep_interval=0.01, health_check_interval=0.01) as house:
         await house.use(sqlite_url)
     await eventually(lambda: settled(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()}))
+
+
+async def test_a_connection_that_a_large_answer_cost_is_replaced_before_anybody_asks(database_url: str) -> None:
+    async with opened() as house, house.lease(database_url) as lease:
+        assert await ask(lease) == 1
+        await all_returned(lease)
+
+        async def lose(on: AsyncConnection) -> None:
+            await on.invalidate()
+
+        await transactions.read(lease, lose, timeout=5)
+        await all_returned(lease)
+        lost: list[Any] = []
+        event.listen(lease.engine.sync_engine, "connect", lambda *_: lost.append("a call had to connect"))
+        assert await ask(lease) == 1
+        assert lost == []
+
+
+async def all_returned(lease: Lease) -> None:
+    """Wait until every connection that came back is in the pool."""
+    while lease.returning:
+        await asyncio.gather(*lease.returning)
