@@ -467,9 +467,21 @@ def test_what_is_not_that_plain_has_no_shape(sql: str) -> None:
     assert shape(sql) is None
 
 
-@pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS)
-def test_what_a_function_is_asked_for_counts_in_every_text(grammar: Grammar) -> None:
-    text = {POSTGRESQL: "repeat", MYSQL: "repeat", SQLITE: "zeroblob"}[grammar]
-    for number in ("1", "10000000000"):
-        sql = f"SELECT a FROM t WHERE a = 1 AND b < {text}('x' = 'y', a = {number})"
+@pytest.mark.parametrize(
+    ("grammar", "call"),
+    [
+        (POSTGRESQL, "repeat(a, b = %s)"),
+        (POSTGRESQL, "format(a, b = 5 * %s)"),
+        (POSTGRESQL, "t.repeat, x FROM f() AS repeat(a, b = %s)"),
+        (MYSQL, "rpad(a, b >= %s, c)"),
+        (SQLITE, "zeroblob(a <> %s)"),
+        (SQLITE, "printf(a, b < %s)"),
+        (STANDARD, "1e5space(a = %s)"),
+    ],
+)
+def test_what_a_function_is_asked_for_counts_in_every_text(grammar: Grammar, call: str) -> None:
+    for number in ("1", "900000", "10000000000"):
+        sql = f"SELECT a FROM t WHERE a = 1 AND b < {call % number}"
         assert outcome(parse, sql, grammar) == outcome(reading._parse, sql, grammar)
+    with pytest.raises(Forbidden):
+        require_read(parse(sql, grammar))

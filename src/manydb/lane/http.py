@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,19 +56,22 @@ class Endpoint:
         session = self.sessions.of(scope, headers) if self.sessions else None
         if session is None and not self._is_promising(headers):
             return await self.app(scope, receive, send)
-        read = [await receive()]
-        while read[-1].get("more_body"):
-            read.append(await receive())
-        body = b"".join(each.get("body", b"") for each in read)
-        call = self._take(headers, body) if session is None else _take_of(session, body)
-        if call is not None:
-            return await _Exchange(call, session, self.ping_seconds).run(receive, send)
-        read.reverse()
+        with ExitStack() as presence:
+            if session is not None:
+                presence.enter_context(session.in_flight())
+            read = [await receive()]
+            while read[-1].get("more_body"):
+                read.append(await receive())
+            body = b"".join(each.get("body", b"") for each in read)
+            call = self._take(headers, body) if session is None else _take_of(session, body)
+            if call is not None:
+                return await _Exchange(call, session, presence, self.ping_seconds).run(receive, send)
+            read.reverse()
 
-        async def again() -> Message:
-            return read.pop() if read else await receive()
+            async def again() -> Message:
+                return read.pop() if read else await receive()
 
-        return await self.app(scope, again, send)
+            return await self.app(scope, again, send)
 
     def _is_promising(self, headers: Mapping[str, str]) -> bool:
         """Whether *headers* are those of a call without a session that may be taken."""
@@ -97,7 +101,7 @@ def _headers(scope: Scope) -> Mapping[str, str]:
 def _is_readable(headers: Mapping[str, str]) -> bool:
     """Whether a message comes with *headers* that is small enough to be read here, and takes either form of answer."""
     return (
-        headers.get("content-type", "").lower().startswith("application/json")
+        _is_json(headers.get("content-type", ""))
         and _takes_either(headers.get("accept", ""))
         and (size := headers.get("content-length", "")).isdecimal()
         and int(size) <= DEFAULT_MAX_REQUEST_BODY_SIZE
@@ -108,6 +112,11 @@ def _is_readable(headers: Mapping[str, str]) -> bool:
 def _takes_either(accept: str) -> bool:
     request = Request({"type": "http", "headers": [(b"accept", accept.encode("latin-1"))]})
     return check_accept_headers(request) == (True, True)
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether it is the one that the protocol library asks for, letter by letter."""
+    return content_type.partition(";")[0].rstrip() == "application/json"
 
 
 def _take_of(session: Session, body: bytes) -> Call | None:
@@ -124,6 +133,8 @@ class _Exchange:
 
     call: Call
     session: Session | None
+    presence: ExitStack
+    """Lasts as long as the client is known to be there."""
     ping_seconds: float
     _is_stream: bool = False
     """Whether the answer has begun, as a stream."""
@@ -152,9 +163,10 @@ class _Exchange:
                 with anyio.move_on_after(self.ping_seconds):
                     while (await receive())["type"] != "http.disconnect":
                         pass
-                    # With a session, only a notice cancels: the protocol of that era has it so.
+                    # With a session, only a notice cancels, or its end: the protocol of that era has it so.
                     if self.session is None:
                         tasks.cancel_scope.cancel()
+                    self.presence.close()
                     return
                 with anyio.CancelScope(shield=True):  # what was begun is sent whole
                     await self._ping(send)

@@ -197,7 +197,12 @@ def _plain_read(sql: str, grammar: Grammar) -> Statement | None:
     except ManydbError:  # each is told of its own text
         return None
     is_plain = found.kind == "read" and found.form == "query" and found.refusal is None and found.sql == sql
-    return found if is_plain and not found.placeholders and found.explained is None else None
+    if not is_plain or found.placeholders or found.explained is not None:
+        return None
+    # What these functions are asked for is read off the numbers behind them, wherever they stand.
+    asked = grammar.expanding_functions | grammar.template_functions
+    names = {grammar.name(token) for token in tokenize(sql, grammar.lexicon) if token.kind == "word"}
+    return found if asked.isdisjoint(names) else None
 
 
 def _unfenced(sql: str) -> str:
