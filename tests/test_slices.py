@@ -75,8 +75,8 @@ async def test_work_goes_on_when_nobody_else_has_anything_to_do() -> None:
 def test_the_loop_waits_less_for_the_interpreter_until_the_last_who_asked_for_it_ends() -> None:
     before = sys.getswitchinterval(), gc.get_threshold()
     with ExitStack() as first, ExitStack() as second:
-        first.enter_context(slices.between_threads())
-        second.enter_context(slices.between_threads())
+        first.enter_context(slices.short_waits())
+        second.enter_context(slices.short_waits())
         for each in (first, second):
             assert sys.getswitchinterval() < 0.001
             assert gc.get_threshold() == (*before[1][:2], 10 * before[1][2])

@@ -63,7 +63,7 @@ def build_server(settings: Settings, *, local: bool = True) -> FastMCP[dict[str,
     @lifespan
     async def open_gateway(server: FastMCP[Any]) -> AsyncIterator[dict[str, Any]]:
         await _know_the_schemas(server)
-        with slices.between_threads():
+        with slices.short_waits():
             async with Gateway.open(settings, local=local) as gateway:
                 yield {
                     "gateway": gateway,

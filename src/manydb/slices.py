@@ -56,7 +56,7 @@ class Turns:
 
 
 @contextmanager
-def between_threads() -> Iterator[None]:
+def short_waits() -> Iterator[None]:
     """Let the event loop wait less for the interpreter.
 
     Threads that compute give way to it sooner than Python has it, which is after 5 ms: it waits for them each time that

@@ -176,6 +176,14 @@ async def test_long_rows_end_a_read_by_their_size(lease: Lease, end: str) -> Non
     assert [row[0] for row in found.rows] == list(range(1, len(found.rows) + 1))
 
 
+async def test_many_long_rows_that_are_asked_for_cost_no_connection(lease: Lease) -> None:
+    before = await backend(lease)
+    sql = "SELECT n, repeat('x', 10000) FROM generate_series(1, 5000) AS n LIMIT 5000"
+    found = await read(lease, sql, limit=5_000)
+    assert (found.more, found.full) == (True, True)
+    assert await backend(lease) == before
+
+
 async def test_records_keep_the_types_of_their_fields_beside_what_only_the_server_prints(lease: Lease) -> None:
     for end in ("", " LIMIT 300"):
         sql = f"SELECT n, ROW(n, n::text, NULL), n::money, ARRAY[(n, 'a')] FROM generate_series(1, 300) AS n{end}"
