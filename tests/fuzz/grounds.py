@@ -197,14 +197,14 @@ class PostgreSQLGround(Ground):
 
     async def contents(self) -> dict[str, str]:
         tables = await self.admin.exec_driver_sql(
-            "SELECT oid::regclass::text, relkind FROM pg_class WHERE relkind IN ('r', 'm', 'S') "
+            "SELECT oid::regclass::text, relkind::text FROM pg_class WHERE relkind IN ('r', 'm', 'S') "
             "AND relpersistence <> 't' AND relnamespace::regnamespace::text IN ('public', 'app')"
         )
         # Where a row is, and who wrote or locked it, tells of changes that leave its values as they were.
         what = {
-            b"r": "t::text, t.ctid::text, t.xmin::text, t.xmax::text",
-            b"m": "t::text",
-            b"S": "last_value, is_called",
+            "r": "t::text, t.ctid::text, t.xmin::text, t.xmax::text",
+            "m": "t::text",
+            "S": "last_value, is_called",
         }
         return {f"table {name}": f"SELECT {what[kind]} FROM {name} t" for name, kind in map(tuple, tables)}
 
