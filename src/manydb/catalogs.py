@@ -1,6 +1,5 @@
 """What databases hold, as a connection's policy lets it be seen; read when it is needed and believed for a while."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -76,15 +75,12 @@ class Catalogs:
     async def snapshot(self, registration: Registration) -> Snapshot:
         """All that a search looks through; the same object as long as it is believed, with what a search made of it."""
         catalog, policy = registration.dialect.catalog, registration.policy
-        overview, columns, indexes = (
-            self._schema(registration, "overview", catalog.overview),
-            self._schema(registration, "columns", catalog.columns),
-            self._schema(registration, "indexes", catalog.indexes),
+        # One after the other: on as many connections at once, a cold schema would take the database from everybody.
+        read = Snapshot(
+            await self._schema(registration, "overview", catalog.overview),
+            await self._schema(registration, "columns", catalog.columns),
+            await self._schema(registration, "indexes", catalog.indexes),
         )
-        if self._cache.knows(registration.target, ("overview", "columns", "indexes")):
-            read = Snapshot(await overview, await columns, await indexes)
-        else:  # on as many connections: that is worth tasks of their own
-            read = Snapshot(*await asyncio.gather(overview, columns, indexes))
         key = (registration.target, policy)
         known, seen = self._snapshots.get(key, (None, None))
         if known is None or seen is None or not known.is_made_of(read):

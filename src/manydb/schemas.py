@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -62,11 +62,6 @@ class SchemaCache:
             else:
                 self._forget((target, part), reading)
         return found
-
-    def knows(self, target: Target, parts: Iterable[Hashable]) -> bool:
-        """Whether all *parts* are there to be told at once."""
-        readings = [self._believed((target, part), self.ttl) for part in parts]
-        return all(reading is not None and reading.task.done() for reading in readings)
 
     def _believed(self, key: _Key, ttl: float) -> _Reading | None:
         reading = self._readings.get(key)

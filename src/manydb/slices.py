@@ -17,7 +17,7 @@ _SLICE_SECONDS = 0.001
 _QUIET_SECONDS = 0.00003
 """A turn of the loop that takes less was nobody's."""
 _MOST_TURNS = 20
-_SWITCH_SECONDS = 0.0001
+_SWITCH_SECONDS = 0.0003
 _SELDOM = 10
 
 
