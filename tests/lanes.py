@@ -46,6 +46,11 @@ def a_call(tool: str, arguments: Any = None, version: str = MODERN, **more: Any)
     return {"_meta": ENVELOPE, **params} if version == MODERN else params
 
 
+def configured(url: str, **more: Any) -> Settings:
+    """Settings of a server of the database at *url*."""
+    return Settings.model_validate({"connections": {"db": {"url": url}}, **more})
+
+
 class Asked(Protocol):
     """Where a message can be sent, and which calls FastMCP has seen."""
 

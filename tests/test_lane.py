@@ -35,6 +35,7 @@ from tests.lanes import (
     Line,
     Post,
     a_call,
+    configured,
     over_http,
     over_stdio,
 )
@@ -101,10 +102,6 @@ async def url(databases: Databases) -> AsyncGenerator[str]:
         await Observer.of(url).run("CREATE TABLE pets (id integer PRIMARY KEY, name text NOT NULL, weight numeric)")
         await Observer.of(url).run("INSERT INTO pets VALUES (1, 'Ada', 4.20), (2, 'Bo', NULL)")
         yield url
-
-
-def configured(url: str, **more: Any) -> Settings:
-    return Settings.model_validate({"connections": {"db": {"url": url}}, **more})
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from fastmcp.server.auth import StaticTokenVerifier
 from manydb.server import build_server
 from manydb.settings import Settings
 from tests.conftest import Databases
-from tests.lanes import HANDSHAKE, JSON, PATIENCE_SECONDS, Post, a_call, over_http, said
+from tests.lanes import HANDSHAKE, JSON, PATIENCE_SECONDS, Post, a_call, configured, over_http, said
 from tests.observers import ENDLESS, Observer, eventually
 
 OLDER = "2024-11-05"
@@ -30,10 +30,6 @@ async def url(databases: Databases) -> AsyncGenerator[str]:
         await Observer.of(url).run("CREATE TABLE pets (id integer PRIMARY KEY, name text NOT NULL)")
         await Observer.of(url).run("INSERT INTO pets VALUES (1, 'Ada'), (2, 'Bo'), (3, 'Cy')")
         yield url
-
-
-def configured(url: str, **more: Any) -> Settings:
-    return Settings.model_validate({"connections": {"db": {"url": url}}, **more})
 
 
 @asynccontextmanager

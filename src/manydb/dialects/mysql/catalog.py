@@ -214,7 +214,7 @@ async def _columns(conn: AsyncConnection) -> list[ColumnEntry]:
         tables = await slices.made_of(
             packed, lambda row: [entry(*row[:2], *facts) for _, *facts in sorted(orjson.loads(row[2]))]
         )
-    except Exception as exc:
+    except Exception as exc:  # the drivers' error classes cannot be named here; their numbers can
         if not _is_unpacked(exc):
             raise
         return await _rows(conn, _COLUMNS, entry)
